@@ -1,0 +1,57 @@
+# The front door. What it calls: apt, cmake, ctest (through tests/run.sh), and the scripts in demo/ and tests/.
+BUILD ?= build
+VENV ?= .venv
+JOBS ?= $(shell nproc)
+CMAKE_FLAGS ?=
+PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libsentencepiece-dev libsleef-dev make \
+           ninja-build pkg-config python3 wordnet-base
+INSTALL = apt-get install -y --no-install-recommends
+
+.PHONY: help deps build demo test interop bench clean
+
+help:
+	@echo "make deps     install the Debian packages that are missing (as root; otherwise print the command)"
+	@echo "make build    build the library and its programs in $(BUILD)/"
+	@echo "make test     run all tests; the last line sums them up"
+	@echo "make demo     fine-tune a small language model with LoRA and dropout"
+	@echo "make interop  compare with PyTorch and PEFT, in a Python environment of its own ($(VENV)/)"
+	@echo "make bench    measure the kernels; BENCH_FLAGS are Google Benchmark's"
+	@echo "make clean    remove $(BUILD)/"
+
+# What is there counts if it is for this machine's architecture; where there is no dpkg nothing is looked for.
+deps:
+	@command -v dpkg-query >/dev/null || exit 0; \
+	native=$$(dpkg --print-architecture); \
+	there=$$(dpkg-query -W -f '$${db:Status-Status} $${Architecture} $${Package}\n' | \
+	         sed -nE "s/^installed ($$native|all) //p"); \
+	missing=$$(printf '%s\n' $(PACKAGES) | grep -vxF "$$there" | tr '\n' ' '); \
+	if [ -z "$$missing" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then apt-get update && DEBIAN_FRONTEND=noninteractive $(INSTALL) $$missing; \
+	else echo "packages are missing; install them with"; echo "    sudo $(INSTALL) $$missing"; exit 1; fi
+
+build: deps
+	@cmake -S . -B $(BUILD) -G Ninja $(CMAKE_FLAGS)
+	@cmake --build $(BUILD) -j $(JOBS)
+
+test: build
+	@tests/run.sh $(BUILD)
+
+demo: build
+	@demo/run.sh $(BUILD)
+
+# Exactly this version of torch: its package brings no GPU's libraries.
+$(VENV)/ready:
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet torch==2.13.0 peft transformers safetensors sentencepiece numpy
+	touch $@
+
+interop: PACKAGES += python3-venv
+interop: build $(VENV)/ready
+	@status=0; for script in tests/interop/*.py; do \
+	    echo "== $$script"; $(VENV)/bin/python "$$script" $(BUILD) || status=1; done; exit $$status
+
+bench: build
+	@$(BUILD)/lodrop-bench $(BENCH_FLAGS)
+
+clean:
+	rm -rf $(BUILD)

@@ -1,0 +1,29 @@
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "dispatch.h"
+
+lod_status lod_fail(lod_error *err, lod_status code, const char *field, const char *format, ...) {
+    if (err) {
+        err->code = code;
+        snprintf(err->field, sizeof err->field, "%s", field);
+        va_list args;
+        va_start(args, format);
+        vsnprintf(err->text, sizeof err->text, format, args);
+        va_end(args);
+    }
+    return code;
+}
+
+lod_status lod_check_matrix(const void *matrix, size_t ld, size_t columns, const char *field, lod_error *err) {
+    if (!matrix) return lod_fail(err, LOD_BAD_ARGUMENT, field, "is NULL");
+    if (ld < columns) {
+        return lod_fail(err, LOD_BAD_ARGUMENT, field, "leading dimension %zu is below %zu columns", ld, columns);
+    }
+    return LOD_OK;
+}
+
+lod_status lod_check_workspace(const void *workspace, lod_error *err) {
+    if (workspace && (uintptr_t)workspace % 64 == 0) return LOD_OK;
+    return lod_fail(err, LOD_BAD_ARGUMENT, "workspace", "is NULL or not 64-byte aligned");
+}

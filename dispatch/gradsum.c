@@ -1,0 +1,52 @@
+// A binary counter of partial sums: adding leaf i merges the levels whose bits carry from i to i + 1, so the shape of
+// the summation tree depends on the number of leaves alone.
+#include <string.h>
+
+#include "dispatch.h"
+
+static unsigned bits_of(uint64_t leaves) {
+    unsigned bits = 0;
+    for (; leaves; leaves >>= 1) bits++;
+    return bits;
+}
+
+size_t lod_grad_sum_size(size_t size, uint64_t leaves) {
+    size_t floats, bytes;
+    if (__builtin_mul_overflow(size, (size_t)bits_of(leaves), &floats)) return 0;
+    return __builtin_mul_overflow(floats, sizeof(float), &bytes) ? 0 : bytes;
+}
+
+void lod_grad_sum_init(lod_grad_sum *sum, size_t size, uint64_t leaves, void *memory) {
+    *sum = (lod_grad_sum){.size = size, .levels = bits_of(leaves), .level = memory};
+}
+
+static void add(float *into, const float *from, size_t n) {
+    for (size_t i = 0; i < n; i++) into[i] = into[i] + from[i];
+}
+
+void lod_grad_sum_finish(lod_grad_sum *sum, float *total) {
+    bool empty = true;
+    for (unsigned l = 0; l < sum->levels; l++) {
+        if (!(sum->count >> l & 1)) continue;
+        const float *level = sum->level + l * sum->size;
+        if (empty) {
+            memcpy(total, level, sum->size * sizeof(float));
+        } else {
+            add(total, level, sum->size);
+        }
+        empty = false;
+    }
+    if (empty) memset(total, 0, sum->size * sizeof(float));
+    sum->count = 0;
+}
+
+void lod_grad_sum_push(lod_grad_sum *sum, uint64_t index, float *leaf, size_t rows, size_t cols, size_t ldleaf,
+                       size_t col0, size_t ld) {
+    unsigned l = 0;
+    for (; index >> l & 1; l++) {
+        for (size_t q = 0; q < rows; q++) add(leaf + q * ldleaf, sum->level + l * sum->size + q * ld + col0, cols);
+    }
+    for (size_t q = 0; q < rows; q++) {
+        memcpy(sum->level + l * sum->size + q * ld + col0, leaf + q * ldleaf, cols * sizeof(float));
+    }
+}

@@ -1,0 +1,92 @@
+// Loops, from outside: tokens by mc, depth by kc (a block of X is copied: rows at a fixed stride, so tiles need one
+// pointer and no power-of-two strides reach them), panels of 32 columns (a k block of W is widened and, forward,
+// transposed), strips of nr columns, tiles of mr tokens. Accumulators travel through C between k blocks; the sum over k
+// stays one ascending chain, so no block size changes a bit.
+#include <string.h>
+
+#include "product.h"
+
+enum { FLOP_PER_THREAD = 1 << 21 }; // less work than this is not worth another thread
+
+static size_t task_floats(const lod_plan *plan) {
+    return plan->blocks.mc * LOD_X_LD + plan->blocks.kc * LOD_PANEL;
+}
+
+size_t lod_product_workspace(const lod_plan *plan) {
+    return plan->threads * task_floats(plan) * sizeof(float);
+}
+
+typedef struct grid {
+    const lod_product *product;
+    size_t tasks_m, tasks_n; // the token and the panel range are cut into so many parts
+} grid;
+
+static void pack_x(const lod_product *p, lod_range tokens, size_t k0, size_t k, float *block) {
+    for (size_t t = tokens.begin; t < tokens.end; t++) {
+        memcpy(block + (t - tokens.begin) * LOD_X_LD, p->x + t * p->ldx + k0, k * sizeof(float));
+    }
+}
+
+// The k block of a panel as [k][LOD_PANEL] floats: where it lies, or widened into the buffer.
+static const float *panel_of(const lod_product *p, size_t panel, size_t k0, size_t k, float *buffer) {
+    if (!p->transposed && p->w.dtype == LOD_F32) {
+        return (const float *)p->w.packed + (panel * p->n_out + k0) * LOD_PANEL;
+    }
+    lod_weight_panel_args args = {.w = p->w, .n_in = p->n_in, .n_out = p->n_out, .transposed = p->transposed,
+                                  .panel = panel, .k0 = k0, .k = k, .out = buffer};
+    lod_kernel_find(LOD_OP_weight_panel_f32, p->plan->isa)->fn.weight_panel_f32(&args);
+    return buffer;
+}
+
+static void run_tiles(const lod_product *p, lod_range tokens, size_t k0, size_t k, size_t column, const float *x,
+                      const float *w) {
+    const size_t n = p->transposed ? p->n_out : p->n_in, mr = p->plan->tile->mr, nr = p->plan->tile->nr;
+    for (size_t j = 0; j < LOD_PANEL && column + j < n; j += nr) {
+        for (size_t t = tokens.begin; t < tokens.end; t += mr) {
+            p->plan->tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
+                .m = lod_min(mr, tokens.end - t), .n = lod_min(nr, n - column - j), .k = k, .r = p->r,
+                .x = x + (t - tokens.begin) * LOD_X_LD, .w = w + j,
+                .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL, .ldb = n,
+                .keep = p->keep ? p->keep + t * p->ldkeep : NULL, .ldkeep = p->ldkeep, .keep_col = column + j,
+                .inv = p->inv, .first = k0 == 0, .c = p->c + t * p->ldc + column + j, .ldc = p->ldc});
+        }
+    }
+}
+
+static void run_task(void *context, size_t i) {
+    const grid *g = context;
+    const lod_product *p = g->product;
+    const lod_blocks blocks = p->plan->blocks;
+    const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
+    lod_range tokens = lod_part(p->tokens, p->plan->tile->mr, g->tasks_m, i / g->tasks_n);
+    lod_range columns = lod_part(n, LOD_PANEL, g->tasks_n, i % g->tasks_n);
+    float *x = (float *)p->workspace + i * task_floats(p->plan), *buffer = x + blocks.mc * LOD_X_LD;
+    for (size_t t0 = tokens.begin; t0 < tokens.end; t0 += blocks.mc) {
+        lod_range block = {t0, lod_min(t0 + blocks.mc, tokens.end)};
+        for (size_t k0 = 0; k0 < depth; k0 += blocks.kc) {
+            size_t k = lod_min(blocks.kc, depth - k0);
+            pack_x(p, block, k0, k, x);
+            for (size_t column = columns.begin; column < columns.end; column += LOD_PANEL) {
+                run_tiles(p, block, k0, k, column, x, panel_of(p, column / LOD_PANEL, k0, k, buffer));
+            }
+        }
+    }
+}
+
+void lod_product_run(const lod_product *p) {
+    const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
+    double flop = 2.0 * (double)p->tokens * (double)n * (double)depth;
+    size_t threads = lod_min(p->plan->threads, 1 + (size_t)(flop / FLOP_PER_THREAD));
+    size_t panels = lod_div_up(n, LOD_PANEL);
+    size_t strips = lod_div_up(p->tokens, p->plan->tile->mr);
+    // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W: cut the longer.
+    grid g = {.product = p};
+    if (n > p->tokens) {
+        g.tasks_n = lod_min(threads, panels);
+        g.tasks_m = lod_min(threads / g.tasks_n, strips);
+    } else {
+        g.tasks_m = lod_min(threads, strips);
+        g.tasks_n = g.tasks_m ? lod_min(threads / g.tasks_m, panels) : 0;
+    }
+    lod_parallel((unsigned)threads, g.tasks_m * g.tasks_n, run_task, &g);
+}

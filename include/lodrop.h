@@ -1,0 +1,354 @@
+/// lodrop: fused low-rank (LoRA) layers with dropout, and what a transformer needs around them, on CPUs.
+///
+/// Conventions. Matrices are row-major [rows][columns] float32 with a leading dimension in elements. A batch is a
+/// concatenation of segments (lod_rows); there is no padding. Every call returns a lod_status and can fill a lod_error
+/// (err may be NULL). The library never prints, exits, sets errno, or allocates outside lod_plan_* calls. Plans are
+/// immutable and may be shared between threads; forward and backward calls are reentrant as long as their workspaces
+/// differ. Results are the same bits on AVX2, AVX-512 and NEON, for every number of threads and every plan.
+#ifndef LODROP_H
+#define LODROP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LOD_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define LOD_API __attribute__((visibility("default")))
+#else
+#define LOD_API
+#endif
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Errors
+
+typedef enum lod_status {
+    LOD_OK = 0,
+    LOD_BAD_ARGUMENT, ///< an argument is out of range or contradicts the plan
+    LOD_BAD_ISA,      ///< LODROP_ISA names an instruction set that this CPU or build lacks
+    LOD_NO_MEMORY,    ///< a plan could not be allocated
+} lod_status;
+
+typedef struct lod_error {
+    lod_status code;
+    char field[32]; ///< the argument at fault
+    char text[192]; ///< one sentence, no newline
+} lod_error;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The machine
+
+/// The instruction set in use: "ref", "avx2", "avx512" or "neon". Chosen once, at the first call, from the CPU and the
+/// environment variable LODROP_ISA. On error *name is untouched.
+LOD_API lod_status lod_isa_name(const char **name, lod_error *err);
+
+/// Threads a plan gets when asked for 0: the CPUs this process may run on, no more than the cgroup's CPU quota rounded
+/// down, at least 1.
+LOD_API unsigned lod_default_threads(void);
+
+/// A parallel-for of the caller's: runs body(task, i) for every i in [0, tasks), in any order, on any threads, and
+/// returns when all are done. `threads` is what the plan asked for.
+typedef void lod_parallel_for(void *context, unsigned threads, size_t tasks, void (*body)(void *task, size_t i),
+                              void *task);
+
+/// Replaces the built-in engine (OpenMP where built with it) for the whole process; NULL restores it. Not to be called
+/// while another lodrop call runs.
+LOD_API void lod_set_parallel_for(lod_parallel_for *engine, void *context);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Batches
+
+/// Segments of a concatenated batch: segment i holds the tokens start[i] .. start[i+1]-1. A token's mask row is its
+/// offset in its segment. draw[i] numbers the example visit; instance[i] (NULL: all 0) the LoRA Dropout instance.
+typedef struct lod_rows {
+    size_t count;
+    const size_t *start;     ///< [count + 1], ascending, start[0] = 0
+    const uint32_t *draw;    ///< [count]; may be NULL where no mask is drawn
+    const uint8_t *instance; ///< [count], < 64, or NULL
+} lod_rows;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Dropout: the triple position (the operation), pattern, compensation; and the mask contract, version 1
+
+typedef enum lod_pattern { LOD_PATTERN_ELEMENT, LOD_PATTERN_COLUMN, LOD_PATTERN_SPAN } lod_pattern;
+typedef enum lod_compensation { LOD_COMPENSATION_NONE, LOD_COMPENSATION_INVERTED } lod_compensation;
+typedef enum lod_domain { LOD_DOMAIN_TRAIN, LOD_DOMAIN_EVAL, LOD_DOMAIN_INIT, LOD_DOMAIN_SAMPLING } lod_domain;
+
+/// Where in a model a mask (or a random number) belongs; the module (0..7: q, k, v, o, gate, up, down) is added to the
+/// first three.
+typedef enum lod_position {
+    LOD_POSITION_LORA_INPUT = 0,
+    LOD_POSITION_LORA_A = 8,
+    LOD_POSITION_LORA_B = 16,
+    LOD_POSITION_ATTN_LOGIT = 24,
+    LOD_POSITION_ATTN_WEIGHT,
+    LOD_POSITION_FFN_MIDDLE,
+    LOD_POSITION_FFN_OUTPUT,
+    LOD_POSITION_EMBEDDING,
+    LOD_POSITION_HIDDEN,
+    LOD_POSITION_SHUFFLE,
+    LOD_POSITION_SAMPLE,
+} lod_position;
+
+/// A dropout as every operation takes it; p = 0 (all zeros) is none. thr = floor(p * 65536 + 0.5) of 65536 draws are
+/// dropped; 0 < p with thr = 0, thr = 65536, and p outside [0, 1) are errors.
+typedef struct lod_dropout {
+    lod_pattern pattern;
+    lod_compensation compensation;
+    double p;
+    uint64_t seed;
+    uint32_t site; ///< from lod_site, head and instance 0: the operation adds them
+    uint32_t draw; ///< of masks on weights: the step; masks on activations take it from lod_rows
+} lod_dropout;
+
+/// Packs a site: domain < 4, layer < 1024, position < 64, instance < 64, head < 256.
+LOD_API lod_status lod_site(unsigned domain, unsigned layer, unsigned position, unsigned instance, unsigned head,
+                            uint32_t *site, lod_error *err);
+
+/// Writes keep[(row - row0) * cols + col - col0] = 1 or 0 for a range of cells of an element mask (column masks: row0 =
+/// 0, rows = 1): the masks that kernels draw, for use elsewhere.
+LOD_API lod_status lod_mask_dump(uint64_t seed, uint32_t site, uint32_t draw, double p, size_t row0, size_t rows,
+                                 size_t col0, size_t cols, uint8_t *keep, lod_error *err);
+
+/// The dropped run of a span mask over a segment of `length` cells: cells *start .. *start + *count - 1; count 0 at
+/// p = 0.
+LOD_API lod_status lod_mask_span(uint64_t seed, uint32_t site, uint32_t draw, double p, size_t length, size_t *start,
+                                 size_t *count, lod_error *err);
+
+/// Uniform 32-bit words of the same generator (Philox4x32-10), word i a pure function of (seed, site, draw, row, i).
+LOD_API void lod_random(uint64_t seed, uint32_t site, uint32_t draw, uint32_t row, size_t count, uint32_t *words);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Plans
+
+typedef struct lod_plan lod_plan;
+
+/// How hard a plan is searched for. ESTIMATE is analytic, from the cache sizes, and touches no data.
+typedef enum lod_rigor { LOD_ESTIMATE } lod_rigor;
+
+typedef struct lod_lowrank_shape {
+    size_t n_in, n_out;
+    size_t rank;   ///< largest rank, 0 for a layer without an adapter; at most 1024
+    size_t tokens; ///< most tokens a call will bring
+} lod_lowrank_shape;
+
+typedef struct lod_attention_shape {
+    size_t heads, kv_heads; ///< heads is a multiple of kv_heads
+    size_t head_dim;        ///< a multiple of 8, at most 256
+    size_t keys;            ///< most keys in one segment
+} lod_attention_shape;
+
+typedef struct lod_loss_shape {
+    size_t n_in, vocabulary;
+    size_t tokens; ///< most targets a call will bring
+} lod_loss_shape;
+
+/// threads = 0: lod_default_threads(). The plan is freed with lod_plan_free.
+LOD_API lod_status lod_plan_lowrank(const lod_lowrank_shape *shape, unsigned threads, lod_rigor rigor, lod_plan **plan,
+                                    lod_error *err);
+LOD_API lod_status lod_plan_attention(const lod_attention_shape *shape, unsigned threads, lod_rigor rigor,
+                                      lod_plan **plan, lod_error *err);
+LOD_API lod_status lod_plan_loss(const lod_loss_shape *shape, unsigned threads, lod_rigor rigor, lod_plan **plan,
+                                 lod_error *err);
+/// For the element-wise and row-wise operations below; needs no workspace.
+LOD_API lod_status lod_plan_rowwise(unsigned threads, lod_plan **plan, lod_error *err);
+LOD_API void lod_plan_free(lod_plan *plan);
+
+/// Bytes of workspace that a call on this plan needs, owned by the caller, 64-byte aligned.
+LOD_API size_t lod_plan_workspace(const lod_plan *plan);
+
+/// One line on what was chosen ("avx512 14x32 mc 504 kc 256 threads 2"), cut to size bytes with its 0.
+LOD_API void lod_plan_describe(const lod_plan *plan, char *text, size_t size);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Frozen weights
+
+typedef enum lod_dtype { LOD_F32, LOD_BF16, LOD_F16 } lod_dtype;
+
+/// Bytes of the packed form of W [n_out][n_in], 0 if that overflows. One packed copy serves every plan, both directions
+/// and the loss. Elements keep their dtype and are widened to float32 (exactly) inside the calls.
+LOD_API size_t lod_packed_size(size_t n_in, size_t n_out, lod_dtype dtype);
+
+/// Packs W [n_out][n_in] (leading dimension ldw, any alignment) into memory of the caller's, 64-byte aligned.
+LOD_API lod_status lod_pack_weights(size_t n_in, size_t n_out, lod_dtype dtype, const void *w, size_t ldw,
+                                    void *packed, lod_error *err);
+
+/// A packed weight as operations take it; dtype must be the one it was packed with.
+typedef struct lod_weight {
+    const void *packed;
+    lod_dtype dtype;
+} lod_weight;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sums of gradients over examples
+
+/// A binary counter of partial sums: leaf i joins its sibling as bits carry, so that any split of a step into calls
+/// gives the same bits. Owned by the caller; a backward call pushes one leaf per segment, in segment order.
+typedef struct lod_grad_sum {
+    size_t size;     ///< floats in a leaf
+    unsigned levels; ///< holds up to 2^levels - 1 leaves
+    uint64_t count;  ///< leaves pushed so far
+    float *level;    ///< [levels][size]; level l is alive if bit l of count is set
+} lod_grad_sum;
+
+/// Bytes of memory for sums of `size` floats over up to `leaves` leaves, 0 if that overflows.
+LOD_API size_t lod_grad_sum_size(size_t size, uint64_t leaves);
+LOD_API void lod_grad_sum_init(lod_grad_sum *sum, size_t size, uint64_t leaves, void *memory);
+/// Folds low levels into higher ones and writes the total [size] (zeros if no leaf came); then the sum is empty again.
+LOD_API void lod_grad_sum_finish(lod_grad_sum *sum, float *total);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Low-rank linear layer (LoRA, arXiv 2106.09685): Y = X W' + s (X~ A') B', X~ = (M * X) inv, s = alpha / r
+
+/// M is the element mask of the layer's input (PEFT's lora_dropout), inv = 1 / (1 - thr/65536) if inverted, else 1.
+/// backward: dU = s (dY B); dX = (M * inv) * (dU A) + dY W; leaves dA = inv dU' (M * X) and dB' = U' dY.
+/// Dropped cells of X are selected away: NaN in them does not reach U or dA.
+typedef struct lod_lowrank_args {
+    lod_rows rows;       ///< T = start[count] tokens, at most the plan's
+    size_t rank;         ///< 0: frozen layer alone; then a, bt, u, scale, dropout are not read
+    double scale;        ///< s
+    lod_dropout dropout; ///< element; none or inverted
+    const float *x;      ///< [T][n_in]; backward reads it for dA
+    size_t ldx;
+    lod_weight w;    ///< W [n_out][n_in]
+    const float *a;  ///< A [rank][n_in]
+    const float *bt; ///< B transposed, [rank][n_out]
+    float *u;        ///< [T][rank] s inv (M * X) A'; forward writes it, backward reads it
+    float *y;        ///< [T][n_out]; forward only
+    size_t ldy;
+    const float *dy; ///< [T][n_out]; backward only
+    size_t lddy;
+    float *dx; ///< [T][n_in], overwritten; NULL: not wanted; backward only
+    size_t lddx;
+    lod_grad_sum *da;  ///< leaves of rank * n_in floats; NULL: not wanted; backward only
+    lod_grad_sum *dbt; ///< leaves of rank * n_out floats [rank][n_out]; NULL: not wanted; backward only
+} lod_lowrank_args;
+
+LOD_API lod_status lod_lowrank_forward(const lod_plan *plan, const lod_lowrank_args *args, void *workspace,
+                                       lod_error *err);
+LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_args *args, void *workspace,
+                                        lod_error *err);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Attention: O = softmax(scale Q K') V within each segment, grouped-query (query head h reads KV head h / (heads / kv_heads))
+
+/// Q [Tq][heads][D], K and V [Tk][kv_heads][D] with leading dimensions per token. Query i of a segment's Tq stands at
+/// position Tk - Tq + i among its Tk keys and, if causal, sees the keys up to its own.
+typedef struct lod_attention_args {
+    lod_rows queries, keys; ///< same count; Tq <= Tk in each segment if causal
+    bool causal;
+    double scale; ///< usually 1 / sqrt(D)
+    const float *q, *k, *v;
+    size_t ldq, ldk, ldv;
+    float *o; ///< [Tq][heads][D]; forward writes it, backward reads it
+    size_t ldo;
+    float *lse; ///< [Tq][heads] log-sum-exp of the scaled logits; forward writes it, backward reads it
+    const float *d_o; ///< gradient of O, laid out with ldo; backward only
+    float *dq, *dk, *dv; ///< overwritten, laid out with ldq, ldk, ldv; backward only
+} lod_attention_args;
+
+LOD_API lod_status lod_attention_forward(const lod_plan *plan, const lod_attention_args *args, void *workspace,
+                                         lod_error *err);
+LOD_API lod_status lod_attention_backward(const lod_plan *plan, const lod_attention_args *args, void *workspace,
+                                          lod_error *err);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Loss: softmax cross-entropy of H W' against targets, logits never whole in memory
+
+typedef struct lod_loss_args {
+    size_t tokens;  ///< T
+    const float *h; ///< [T][n_in]
+    size_t ldh;
+    lod_weight w;           ///< [vocabulary][n_in]
+    const uint32_t *target; ///< [T], each < vocabulary
+    float *loss;            ///< [T] -log softmax(h W')[target], in nats
+    float *dh;              ///< [T][n_in] gradient of the sum of losses; NULL: not wanted
+    size_t lddh;
+} lod_loss_args;
+
+LOD_API lod_status lod_loss(const lod_plan *plan, const lod_loss_args *args, void *workspace, lod_error *err);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Row-wise and element-wise operations (plan: lod_plan_rowwise)
+
+/// y = x * rstd * g, rstd = 1 / sqrt(mean(x^2) + eps) (arXiv 1910.07467). backward: dx = add + J' dy; g is frozen.
+typedef struct lod_rmsnorm_args {
+    size_t tokens, width;
+    double eps;
+    const float *x; ///< [tokens][width]
+    size_t ldx;
+    const float *g; ///< [width]
+    float *rstd;    ///< [tokens]; forward writes it, backward reads it
+    float *y;       ///< [tokens][width]; forward only
+    size_t ldy;
+    const float *dy; ///< [tokens][width]; backward only
+    size_t lddy;
+    const float *add; ///< [tokens][width] with lddx, the gradient that bypasses the norm; NULL: none; backward only
+    float *dx;        ///< [tokens][width]; may be add; backward only
+    size_t lddx;
+} lod_rmsnorm_args;
+
+LOD_API lod_status lod_rmsnorm_forward(const lod_plan *plan, const lod_rmsnorm_args *args, lod_error *err);
+LOD_API lod_status lod_rmsnorm_backward(const lod_plan *plan, const lod_rmsnorm_args *args, lod_error *err);
+
+/// Rotary position embedding, rotate-half form (arXiv 2104.09864), in place on [tokens][heads][head_dim]:
+/// (x1, x2) -> (x1 c - x2 s, x2 c + x1 s) with c, s from the row position[t] of the tables; inverse rotates back, which
+/// is also the backward pass.
+typedef struct lod_rope_args {
+    size_t tokens, heads, head_dim;
+    float *x;
+    size_t ldx;
+    const uint32_t *position; ///< [tokens]
+    const float *cosine;      ///< [positions][head_dim / 2]
+    const float *sine;        ///< [positions][head_dim / 2]
+    bool inverse;
+} lod_rope_args;
+
+LOD_API lod_status lod_rope(const lod_plan *plan, const lod_rope_args *args, lod_error *err);
+
+/// Fills the tables for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim). Computed in double by
+/// the library's own code, so that every machine has the same tables.
+LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine);
+
+/// SwiGLU (arXiv 2002.05202): y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). backward: dgate and dup from dy.
+typedef struct lod_silu_mul_args {
+    size_t count;     ///< elements
+    const float *gate, *up;
+    float *y;         ///< forward only
+    const float *dy;  ///< backward only
+    float *dgate, *dup; ///< backward only; may be gate and up
+} lod_silu_mul_args;
+
+LOD_API lod_status lod_silu_mul_forward(const lod_plan *plan, const lod_silu_mul_args *args, lod_error *err);
+LOD_API lod_status lod_silu_mul_backward(const lod_plan *plan, const lod_silu_mul_args *args, lod_error *err);
+
+/// y = a + b; y may be a or b.
+typedef struct lod_add_args {
+    size_t count;
+    const float *a, *b;
+    float *y;
+} lod_add_args;
+
+LOD_API lod_status lod_add(const lod_plan *plan, const lod_add_args *args, lod_error *err);
+
+/// AdamW (arXiv 1711.05101), decoupled decay, in place on parameters and both moments.
+typedef struct lod_adamw_args {
+    size_t count;
+    float *w;
+    const float *g;
+    float *m, *v;
+    double learning_rate, beta1, beta2, eps, weight_decay;
+    uint64_t step; ///< from 1
+} lod_adamw_args;
+
+LOD_API lod_status lod_adamw(const lod_plan *plan, const lod_adamw_args *args, lod_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

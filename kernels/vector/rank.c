@@ -1,0 +1,245 @@
+// The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
+// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. Both copy a block of X that fits the first
+// cache, masked (dropped cells become +0 by selection) and padded to whole vectors, and then run a register tile over it
+// for every group of ranks, so that a mask is expanded once and tiles know neither masks nor column tails. Tiles of 8, 4,
+// 2 and 1 ranks are one inline function with a constant; accumulators have names because gcc spills arrays of them.
+#include "kernels.h"
+#include "lanes.h"
+
+enum {
+    DOT_BLOCK_TOKENS = 8,
+    DOT_BLOCK_RANKS = 16,
+    DOT_BLOCK_DEPTH = 256,
+    GRAD_BLOCK_TOKENS = 64,
+    GRAD_BLOCK_COLUMNS = 64,
+};
+
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+// block[j] = keep[j] ? x[j] : +0 for j < n, +0 up to a whole vector; keep NULL: everything is kept.
+LOD_INLINE void copy_kept(const float *x, const uint8_t *keep, size_t n, float *block) {
+    for (size_t j = 0; j < n; j += 16) {
+        v16 row = v16_load_row(x + j, n - j);
+        v16_store(block + j, keep ? v16_keep(m16_load_row(keep + j / 8, n - j), row) : row);
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rank_dot: lanes over k
+
+// sum[t][q] += x[t][k] a[q][k] lane by lane over k < n, for LOD_DOT_TOKENS rows of a padded block and `ranks` of a.
+//
+//              a[0] a[1] a[2] a[3]      one vector along k each, loaded in turn
+//      x[0]    s00  s01  s02  s03
+//      x[1]    s10  s11  s12  s13
+//      x[2]    s20  s21  s22  s23       rows 2 and 3 only where there are registers for them
+//      x[3]    s30  s31  s32  s33
+LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, int ranks, v16 *sum) {
+    const bool four = LOD_DOT_TOKENS == 4;
+#define DOT_LOAD(q)                                                                                                    \
+    v16 s0##q = q < ranks ? sum[q] : v16_zero();                                                                       \
+    v16 s1##q = q < ranks ? sum[q + DOT_BLOCK_RANKS] : v16_zero();                                                     \
+    v16 s2##q = q < ranks && four ? sum[q + 2 * DOT_BLOCK_RANKS] : v16_zero();                                         \
+    v16 s3##q = q < ranks && four ? sum[q + 3 * DOT_BLOCK_RANKS] : v16_zero();
+#define DOT_RANK(q, a_row)                                                                                             \
+    if (q < ranks) {                                                                                                   \
+        v16 aq = a_row; __asm__("":"+x"(aq.lo),"+x"(aq.hi)); \
+        s0##q = v16_fma(x0, aq, s0##q);                                                                                \
+        s1##q = v16_fma(x1, aq, s1##q);                                                                                \
+        if (four) {                                                                                                    \
+            s2##q = v16_fma(x2, aq, s2##q);                                                                            \
+            s3##q = v16_fma(x3, aq, s3##q);                                                                            \
+        }                                                                                                              \
+    }
+#define DOT_STEP(load_row)                                                                                             \
+    v16 x0 = v16_load(x + k), x1 = v16_load(x + DOT_BLOCK_DEPTH + k);                                                  \
+    v16 x2 = four ? v16_load(x + 2 * DOT_BLOCK_DEPTH + k) : v16_zero();                                                \
+    v16 x3 = four ? v16_load(x + 3 * DOT_BLOCK_DEPTH + k) : v16_zero();                                                \
+    DOT_RANK(0, load_row(a + k))                                                                                       \
+    DOT_RANK(1, load_row(a + lda + k))                                                                                 \
+    DOT_RANK(2, load_row(a + 2 * lda + k))                                                                             \
+    DOT_RANK(3, load_row(a + 3 * lda + k))
+#define DOT_LOAD_TAIL(p) v16_load_n(p, n - k)
+#define DOT_STORE(q)                                                                                                   \
+    if (q < ranks) {                                                                                                   \
+        sum[q] = s0##q;                                                                                                \
+        sum[q + DOT_BLOCK_RANKS] = s1##q;                                                                              \
+        if (four) {                                                                                                    \
+            sum[q + 2 * DOT_BLOCK_RANKS] = s2##q;                                                                      \
+            sum[q + 3 * DOT_BLOCK_RANKS] = s3##q;                                                                      \
+        }                                                                                                              \
+    }
+    DOT_LOAD(0)
+    DOT_LOAD(1)
+    DOT_LOAD(2)
+    DOT_LOAD(3)
+    size_t k = 0;
+    for (; k + 16 <= n; k += 16) {
+        DOT_STEP(v16_load)
+    }
+    if (k < n) {
+        DOT_STEP(DOT_LOAD_TAIL)
+    }
+    DOT_STORE(0)
+    DOT_STORE(1)
+    DOT_STORE(2)
+    DOT_STORE(3)
+}
+
+// A row of tiles over r <= DOT_BLOCK_RANKS ranks.
+static void dot_ranks(const float *x, const float *a, size_t lda, size_t n, size_t r, v16 *sum) {
+    size_t q = 0;
+    for (; q + LOD_DOT_RANKS <= r; q += LOD_DOT_RANKS) {
+        dot_tile(x, a + q * lda, lda, n, LOD_DOT_RANKS, sum + q);
+    }
+    for (; q + 2 <= r; q += 2) {
+        dot_tile(x, a + q * lda, lda, n, 2, sum + q);
+    }
+    if (q < r) {
+        dot_tile(x, a + q * lda, lda, n, 1, sum + q);
+    }
+}
+
+// u[t][q] for tokens t0 .. t0 + tokens - 1 and ranks q0 .. q0 + r - 1. A missing token of the last tile is played by the
+// last one there is.
+static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
+    _Alignas(64) float block[DOT_BLOCK_TOKENS][DOT_BLOCK_DEPTH];
+    v16 sum[DOT_BLOCK_TOKENS][DOT_BLOCK_RANKS];
+    size_t rows = (tokens + LOD_DOT_TOKENS - 1) / LOD_DOT_TOKENS * LOD_DOT_TOKENS;
+    for (size_t i = 0; i < rows * DOT_BLOCK_RANKS; i++) {
+        sum[i / DOT_BLOCK_RANKS][i % DOT_BLOCK_RANKS] = v16_zero();
+    }
+    for (size_t k = 0; k < args->n; k += DOT_BLOCK_DEPTH) {
+        size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k);
+        for (size_t i = 0; i < rows; i++) {
+            size_t t = t0 + smaller(i, tokens - 1);
+            const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
+            copy_kept(args->x + t * args->ldx + k, keep, depth, block[i]);
+        }
+        for (size_t i = 0; i < rows; i += LOD_DOT_TOKENS) {
+            dot_ranks(block[i], args->a + q0 * args->lda + k, args->lda, depth, r, sum[i]);
+        }
+    }
+    for (size_t i = 0; i < tokens; i++) {
+        for (size_t q = 0; q < r; q += 4) {
+            float four[4];
+            v16_sum4(&sum[i][q], four);
+            for (size_t j = 0; j < smaller(4, r - q); j++) {
+                args->u[(t0 + i) * args->ldu + q0 + q + j] = four[j] * args->scale;
+            }
+        }
+    }
+}
+
+void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
+    for (size_t t = 0; t < args->tokens; t += DOT_BLOCK_TOKENS) {
+        for (size_t q = 0; q < args->r; q += DOT_BLOCK_RANKS) {
+            dot_block(args, t, smaller(DOT_BLOCK_TOKENS, args->tokens - t), q, smaller(DOT_BLOCK_RANKS, args->r - q));
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// rank_grad: lanes over columns
+
+// What the tiles of one block share; sums wait in g between blocks of tokens.
+typedef struct grad_block {
+    const lod_rank_grad_args *args;
+    const float *x; // [tokens][GRAD_BLOCK_COLUMNS]
+    size_t t0, tokens, column;
+    bool first, last;
+} grad_block;
+
+// g[q][..] += s[t][q] x[t][..] for `ranks` rows and `vectors` vectors (1 or 2), the last one `left` columns wide.
+LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t left, int ranks, int vectors) {
+    const size_t lds = b->args->lds, ldg = b->args->ldg;
+    const float *x = b->x + column, *s = b->args->s + b->t0 * lds + q0;
+    float *g = b->args->g + q0 * ldg + b->column + column;
+    const v16 scale = v16_set1(b->args->scale);
+    const bool two = vectors == 2;
+#define GRAD_RANKS(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define GRAD_LOAD(q)                                                                                                   \
+    v16 s##q##0 = v16_zero(), s##q##1 = v16_zero();                                                                    \
+    if (q < ranks && !b->first) {                                                                                      \
+        s##q##0 = v16_load_row(g + q * ldg, two ? 16 : left);                                                          \
+        s##q##1 = two ? v16_load_row(g + q * ldg + 16, left) : v16_zero();                                             \
+    }
+#define GRAD_STEP(q)                                                                                                   \
+    if (q < ranks) {                                                                                                   \
+        v16 sq = v16_set1(s[q]);                                                                                       \
+        s##q##0 = v16_fma(sq, x0, s##q##0);                                                                            \
+        s##q##1 = two ? v16_fma(sq, x1, s##q##1) : s##q##1;                                                            \
+    }
+#define GRAD_STORE(q)                                                                                                  \
+    if (q < ranks) {                                                                                                   \
+        v16_store_row(g + q * ldg, b->last ? v16_mul(s##q##0, scale) : s##q##0, two ? 16 : left);                      \
+        if (two) {                                                                                                     \
+            v16_store_row(g + q * ldg + 16, b->last ? v16_mul(s##q##1, scale) : s##q##1, left);                        \
+        }                                                                                                              \
+    }
+    GRAD_RANKS(GRAD_LOAD)
+    for (size_t t = 0; t < b->tokens; t++) {
+        v16 x0 = v16_load(x), x1 = two ? v16_load(x + 16) : v16_zero();
+        GRAD_RANKS(GRAD_STEP)
+        x += GRAD_BLOCK_COLUMNS;
+        s += lds;
+    }
+    GRAD_RANKS(GRAD_STORE)
+}
+
+// Tiles of all ranks, over `vectors` vectors of columns.
+LOD_INLINE void grad_ranks(const grad_block *b, size_t column, size_t left, int vectors) {
+    size_t r = b->args->r, q = 0;
+    for (; q + LOD_GRAD_RANKS <= r; q += LOD_GRAD_RANKS) {
+        grad_tile(b, q, column, left, LOD_GRAD_RANKS, vectors);
+    }
+    if (LOD_GRAD_RANKS > 4 && q + 4 <= r) {
+        grad_tile(b, q, column, left, 4, vectors);
+        q += 4;
+    }
+    if (q + 2 <= r) {
+        grad_tile(b, q, column, left, 2, vectors);
+        q += 2;
+    }
+    if (q < r) {
+        grad_tile(b, q, column, left, 1, vectors);
+    }
+}
+
+static void grad_columns(const grad_block *b, size_t columns) {
+    size_t j = 0;
+    for (; LOD_GRAD_VECTORS == 2 && j + 16 < columns; j += 32) {
+        grad_ranks(b, j, smaller(16, columns - j - 16), 2);
+    }
+    for (; j < columns; j += 16) {
+        grad_ranks(b, j, smaller(16, columns - j), 1);
+    }
+}
+
+void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
+    _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
+    for (size_t j = 0; j < args->n; j += GRAD_BLOCK_COLUMNS) {
+        size_t columns = smaller(GRAD_BLOCK_COLUMNS, args->n - j), t0 = 0;
+        do { // once even without a token: the sums are zeros then
+            size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - t0);
+            for (size_t i = 0; i < tokens; i++) {
+                size_t t = t0 + i;
+                const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + (args->keep_col + j) / 8 : NULL;
+                copy_kept(args->x + t * args->ldx + j, keep, columns, block[i]);
+            }
+            grad_block b = {
+                .args = args,
+                .x = block[0],
+                .t0 = t0,
+                .tokens = tokens,
+                .column = j,
+                .first = t0 == 0,
+                .last = t0 + tokens == args->tokens,
+            };
+            grad_columns(&b, columns);
+            t0 += tokens;
+        } while (t0 < args->tokens);
+    }
+}

@@ -1,0 +1,33 @@
+#!/bin/sh
+# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config and FOLDER/jsonl.
+set -eu
+out=$1
+mkdir -p "$out/safetensors" "$out/config" "$out/jsonl"
+
+# tensors NAME HEADER DATA: the header's length as 8 bytes, the header, the data
+tensors() {
+    printf "\\$(printf %o $((${#2} % 256)))\\$(printf %o $((${#2} / 256)))\\0\\0\\0\\0\\0\\0%s%s" "$2" "$3" > "$out/safetensors/$1"
+}
+tensors empty '{}' ''
+tensors one '{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}' '12345678'
+tensors three '{"__metadata__":{"format":"pt"},"b":{"dtype":"BF16","shape":[2],"data_offsets":[4,8]},"a":{"dtype":"F16","shape":[2,1],"data_offsets":[0,4]},"s":{"dtype":"I64","shape":[],"data_offsets":[8,16]}}' '1234567812345678'
+tensors overlap '{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}' '123'
+tensors overflow '{"a":{"dtype":"F64","shape":[4294967296,4294967296],"data_offsets":[0,0]}}' ''
+
+cat > "$out/config/llama" <<END
+{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 172,
+ "num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 512,
+ "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu", "mlp_bias": false,
+ "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": [2, 3], "attention_dropout": 0.1, "rope_scaling": null,
+ "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default", "partial_rotary_factor": 1.0}}
+END
+cat > "$out/config/adapter" <<END
+{"base_model_name_or_path": null, "bias": "none", "fan_in_fan_out": false, "init_lora_weights": true, "lora_alpha": 8,
+ "lora_dropout": 0.1, "modules_to_save": null, "peft_type": "LORA", "r": 4, "rank_pattern": {}, "task_type": "CAUSAL_LM",
+ "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], "use_rslora": false}
+END
+printf '{"peft_type": "LORA", "r": 1, "target_modules": "all-linear"}' > "$out/config/linear"
+
+printf '{"text": "some text"}\n\n{"text": "and more, a bit longer than fits"}\n' > "$out/jsonl/text"
+printf '{"prompt": "a prompt that is long, a", "completion": "b, done"}\r\n' > "$out/jsonl/completion"
+printf '{"prompt": "xa", "choices": ["b", "ab", ""], "label": 1}\n{"prompt": "", "choices": ["x", "y"], "label": "y"}' > "$out/jsonl/choice"

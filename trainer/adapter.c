@@ -1,0 +1,445 @@
+#include "adapter.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "file.h"
+#include "json.h"
+#include "safetensors.h"
+
+#define CONFIG_FILE "adapter_config.json"
+#define TENSOR_FILE "adapter_model.safetensors"
+#define RECIPE_FILE "lodrop.json"
+
+enum { RECIPE_FORMAT = 1, NAME_BYTES = 128 };
+
+static const double MAX_ALPHA = 1e9;
+
+static const struct {
+    const char *name;
+    const char *block; // the part of a layer that holds it
+} modules[ADAPTER_MODULES] = {
+    [ADAPTER_Q_PROJ] = {"q_proj", "self_attn"}, [ADAPTER_K_PROJ] = {"k_proj", "self_attn"},
+    [ADAPTER_V_PROJ] = {"v_proj", "self_attn"}, [ADAPTER_O_PROJ] = {"o_proj", "self_attn"},
+    [ADAPTER_GATE_PROJ] = {"gate_proj", "mlp"}, [ADAPTER_UP_PROJ] = {"up_proj", "mlp"},
+    [ADAPTER_DOWN_PROJ] = {"down_proj", "mlp"},
+};
+
+static const char known_modules[] = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
+
+const char *adapter_module_name(enum adapter_module module) {
+    return modules[module].name;
+}
+
+// Adds the module of that name to the set; false: there is none.
+static bool add_module(unsigned *set, const char *name, size_t length) {
+    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
+        if (strlen(modules[m].name) == length && memcmp(modules[m].name, name, length) == 0) {
+            *set |= 1u << m;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool adapter_modules_parse(const char *list, unsigned *set, fault *f) {
+    static const char option[] = "target-modules";
+    *set = 0;
+    if (strcmp(list, "all-linear") == 0) {
+        *set = ADAPTER_ALL_MODULES;
+        return true;
+    }
+    for (const char *name = list;;) {
+        size_t length = strcspn(name, ",");
+        if (!add_module(set, name, length)) {
+            return fault_set(f, FAULT_USAGE, NULL, option, "unknown module \"%.*s\": must be all-linear or some of %s",
+                             (int)(length < 100 ? length : 100), name, known_modules);
+        }
+        if (!name[length]) {
+            return true;
+        }
+        name += length + 1;
+    }
+}
+
+// Fields that may hold anything: they say where an adapter comes from, or belong to what is refused when it is on.
+static bool is_harmless(const char *field) {
+    static const char *const harmless[] = {"auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_core",
+                                           "peft_version", "qalora_group_size",       "revision"};
+    for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++) {
+        if (strcmp(field, harmless[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool is_read(const char *field) {
+    static const char *const read[] = {"r",    "lora_alpha", "lora_dropout", "use_rslora",       "target_modules",
+                                       "bias", "peft_type",  "task_type",    "init_lora_weights"};
+    for (size_t i = 0; i < sizeof read / sizeof *read; i++) {
+        if (strcmp(field, read[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// PEFT's way to say that a feature is not used.
+static bool is_off(const json_t *value) {
+    return json_is_null(value) || json_is_false(value) || (json_is_array(value) && json_array_size(value) == 0) ||
+           (json_is_object(value) && json_object_size(value) == 0);
+}
+
+// A feature of PEFT that is on and that we do not know would change the adapter's meaning without a word.
+static bool refuse_features(struct json_scope scope, fault *f) {
+    const char *field;
+    json_t *value;
+    json_object_foreach((json_t *)scope.object, field, value) {
+        if (!is_read(field) && !is_harmless(field) && !is_off(value)) {
+            return json_fault(scope, field, f, "this feature of an adapter is not supported");
+        }
+    }
+    return true;
+}
+
+static bool require_word(struct json_scope scope, const char *field, enum json_need need, const char *word, fault *f) {
+    const char *value = word;
+    return json_get_string(scope, field, need, &value, f) &&
+           (strcmp(value, word) == 0 ||
+            json_fault(scope, field, f, "\"%s\" is not supported, only \"%s\"", value, word));
+}
+
+// Initialisations such as PiSSA change the frozen weights too: their adapters do not fit the model as it is.
+static bool check_initialisation(struct json_scope scope, fault *f) {
+    static const char *const plain[] = {"gaussian", "orthogonal"};
+    const json_t *value = json_object_get(scope.object, "init_lora_weights");
+    if (!json_is_string(value)) {
+        return !value || json_is_boolean(value) || json_is_null(value) ||
+               json_fault(scope, "init_lora_weights", f, "must be true, false or a string");
+    }
+    for (size_t i = 0; i < sizeof plain / sizeof *plain; i++) {
+        if (strcmp(json_string_value(value), plain[i]) == 0) {
+            return true;
+        }
+    }
+    return json_fault(scope, "init_lora_weights", f, "\"%s\" is not supported", json_string_value(value));
+}
+
+static bool read_modules(struct adapter_config *config, struct json_scope scope, fault *f) {
+    const json_t *value = json_object_get(scope.object, "target_modules");
+    if (json_is_string(value)) {
+        config->modules = ADAPTER_ALL_MODULES;
+        return strcmp(json_string_value(value), "all-linear") == 0 ||
+               json_fault(scope, "target_modules", f,
+                          "the pattern \"%s\" is not supported, only a list or \"all-linear\"",
+                          json_string_value(value));
+    }
+    if (!json_get_array(scope, "target_modules", JSON_REQUIRED, &value, f)) {
+        return false;
+    }
+    if (json_array_size(value) == 0) {
+        return json_fault(scope, "target_modules", f, "names no module");
+    }
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const json_t *name = json_array_get(value, i);
+        if (!json_is_string(name)) {
+            return json_fault(scope, "target_modules", f, "must be a list of strings");
+        }
+        if (!add_module(&config->modules, json_string_value(name), json_string_length(name))) {
+            return json_fault(scope, "target_modules", f, "unknown module \"%s\": must be some of %s",
+                              json_string_value(name), known_modules);
+        }
+    }
+    return true;
+}
+
+static bool read_rate(struct json_scope scope, const char *field, enum json_need need, double *p, fault *f) {
+    return json_get_number(scope, field, need, 0.0, 1.0, p, f) &&
+           (*p < 1.0 || json_fault(scope, field, f, "is 1, must be below 1"));
+}
+
+static bool read_config(struct adapter_config *config, struct json_scope scope, fault *f) {
+    int64_t r = 0;
+    const char *base = "";
+    config->alpha = 8.0; // PEFT's default
+    if (!require_word(scope, "peft_type", JSON_REQUIRED, "LORA", f) ||
+        !require_word(scope, "task_type", JSON_OPTIONAL, "CAUSAL_LM", f) ||
+        !require_word(scope, "bias", JSON_OPTIONAL, "none", f) || !check_initialisation(scope, f) ||
+        !refuse_features(scope, f) || !json_get_integer(scope, "r", JSON_REQUIRED, 1, ADAPTER_MAX_RANK, &r, f) ||
+        !json_get_number(scope, "lora_alpha", JSON_OPTIONAL, 0.0, MAX_ALPHA, &config->alpha, f) ||
+        !read_rate(scope, "lora_dropout", JSON_OPTIONAL, &config->dropout, f) ||
+        !json_get_bool(scope, "use_rslora", JSON_OPTIONAL, &config->rslora, f) || !read_modules(config, scope, f) ||
+        !json_get_string(scope, "base_model_name_or_path", JSON_OPTIONAL, &base, f)) {
+        return false;
+    }
+    config->r = (unsigned)r;
+    if (strlen(base) >= sizeof config->base_model) {
+        return json_fault(scope, "base_model_name_or_path", f, "longer than %zu bytes", sizeof config->base_model - 1);
+    }
+    strcpy(config->base_model, base);
+    return true;
+}
+
+bool adapter_parse_config(struct adapter_config *config, const void *data, size_t size, const char *file, fault *f) {
+    json_t *root;
+    *config = (struct adapter_config){0};
+    if (!json_read_bytes(&root, data, size, file, f)) {
+        return false;
+    }
+    bool done = read_config(config, (struct json_scope){.object = root, .file = file}, f);
+    json_decref(root);
+    return done;
+}
+
+bool adapter_read_config(struct adapter_config *config, const char *folder, fault *f) {
+    char path[FILE_PATH_MAX];
+    struct mapped_file map;
+    if (!file_path(path, folder, CONFIG_FILE, f) || !file_map(&map, path, f)) {
+        return false;
+    }
+    bool done = adapter_parse_config(config, map.data, map.size, path, f);
+    file_unmap(&map);
+    return done;
+}
+
+// Whole numbers are written without a point, as PEFT writes its lora_alpha.
+static json_t *number(double value) {
+    bool whole = value >= -1e15 && value <= 1e15 && (double)(json_int_t)value == value;
+    return whole ? json_integer((json_int_t)value) : json_real(value);
+}
+
+static bool write_config(const char *folder, const struct adapter_config *config, fault *f) {
+    char path[FILE_PATH_MAX];
+    json_t *names = json_array();
+    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
+        if (config->modules >> m & 1) {
+            json_array_append_new(names, json_string(modules[m].name));
+        }
+    }
+    json_t *root =
+        json_pack("{s:s?, s:s, s:b, s:b, s:b, s:o, s:f, s:n, s:s, s:i, s:o, s:s, s:b, s:b}", "base_model_name_or_path",
+                  *config->base_model ? config->base_model : NULL, "bias", "none", "fan_in_fan_out", 0,
+                  "inference_mode", 1, "init_lora_weights", 1, "lora_alpha", number(config->alpha), "lora_dropout",
+                  config->dropout, "modules_to_save", "peft_type", "LORA", "r", (int)config->r, "target_modules", names,
+                  "task_type", "CAUSAL_LM", "use_dora", 0, "use_rslora", (int)config->rslora);
+    bool done =
+        root ? file_path(path, folder, CONFIG_FILE, f) && json_write_file(root, path, f) : fault_memory(f, CONFIG_FILE);
+    json_decref(root);
+    return done;
+}
+
+static bool write_recipe(const char *folder, const struct adapter_recipe *recipe, fault *f) {
+    char path[FILE_PATH_MAX];
+    if (recipe->seed > INT64_MAX) {
+        return fault_set(f, FAULT_INPUT, RECIPE_FILE, "seed", "is %" PRIu64 ", must be below 2^63", recipe->seed);
+    }
+    json_t *drops = json_array();
+    for (size_t i = 0; i < recipe->n_drops; i++) {
+        const struct adapter_drop *drop = &recipe->drops[i];
+        json_array_append_new(drops, json_pack("{s:s, s:s, s:f, s:s}", "position", drop->position, "pattern",
+                                               drop->pattern, "p", drop->p, "compensation", drop->compensation));
+    }
+    json_t *root = json_pack("{s:i, s:s, s:o, s:I, s:o}", "format", RECIPE_FORMAT, "method", recipe->method,
+                             "lora_alpha", number(recipe->alpha), "seed", (json_int_t)recipe->seed, "dropouts", drops);
+    bool done =
+        root ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f) : fault_memory(f, RECIPE_FILE);
+    json_decref(root);
+    return done;
+}
+
+static bool copy_word(struct json_scope scope, const char *field, char word[ADAPTER_WORD], fault *f) {
+    const char *value;
+    if (!json_get_string(scope, field, JSON_REQUIRED, &value, f)) {
+        return false;
+    }
+    if (strlen(value) >= ADAPTER_WORD) {
+        return json_fault(scope, field, f, "longer than %d bytes", ADAPTER_WORD - 1);
+    }
+    strcpy(word, value);
+    return true;
+}
+
+static bool read_drops(struct adapter_recipe *recipe, struct json_scope scope, fault *f) {
+    const json_t *drops;
+    if (!json_get_array(scope, "dropouts", JSON_REQUIRED, &drops, f)) {
+        return false;
+    }
+    recipe->n_drops = json_array_size(drops);
+    if (recipe->n_drops > ADAPTER_MAX_DROPS) {
+        return json_fault(scope, "dropouts", f, "%zu entries, at most %d can be held", recipe->n_drops,
+                          ADAPTER_MAX_DROPS);
+    }
+    for (size_t i = 0; i < recipe->n_drops; i++) {
+        struct adapter_drop *drop = &recipe->drops[i];
+        struct json_scope entry = {.object = json_array_get(drops, i), .file = scope.file, .within = "dropouts"};
+        if (!copy_word(entry, "position", drop->position, f) || !copy_word(entry, "pattern", drop->pattern, f) ||
+            !read_rate(entry, "p", JSON_REQUIRED, &drop->p, f) ||
+            !copy_word(entry, "compensation", drop->compensation, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, fault *f) {
+    int64_t format, seed = 0;
+    if (!json_get_integer(scope, "format", JSON_REQUIRED, RECIPE_FORMAT, RECIPE_FORMAT, &format, f) ||
+        !copy_word(scope, "method", recipe->method, f) ||
+        !json_get_number(scope, "lora_alpha", JSON_REQUIRED, 0.0, MAX_ALPHA, &recipe->alpha, f) ||
+        !json_get_integer(scope, "seed", JSON_REQUIRED, 0, INT64_MAX, &seed, f)) {
+        return false;
+    }
+    recipe->seed = (uint64_t)seed;
+    return read_drops(recipe, scope, f);
+}
+
+bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char *folder, fault *f) {
+    char path[FILE_PATH_MAX];
+    json_t *root;
+    *recipe = (struct adapter_recipe){0};
+    if (!file_path(path, folder, RECIPE_FILE, f)) {
+        return false;
+    }
+    *there = file_exists(path);
+    if (!*there) {
+        return true;
+    }
+    if (!json_read_file(&root, path, f)) {
+        return false;
+    }
+    bool done = read_recipe(recipe, (struct json_scope){.object = root, .file = path}, f);
+    json_decref(root);
+    return done;
+}
+
+static void tensor_name(char name[NAME_BYTES], const struct adapter_tensors *t, char matrix) {
+    snprintf(name, NAME_BYTES, "base_model.model.model.layers.%u.%s.%s.lora_%c.weight", t->layer,
+             modules[t->module].block, modules[t->module].name, matrix);
+}
+
+// b[c][k] = bt[k][c]
+static void transpose(float *b, const float *bt, size_t r, size_t n_out) {
+    for (size_t c = 0; c < n_out; c++) {
+        for (size_t k = 0; k < r; k++) {
+            b[c * r + k] = bt[k * n_out + c];
+        }
+    }
+}
+
+// What the writer lists: two sources a module, their names, and all B as PEFT lays them out.
+struct listing {
+    struct tensor_source *sources;
+    char (*names)[NAME_BYTES];
+    float *b;
+};
+
+static void free_listing(struct listing *list) {
+    free(list->sources);
+    free(list->names);
+    free(list->b);
+}
+
+static bool make_listing(struct listing *list, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                         fault *f) {
+    size_t outputs = 0;
+    for (size_t i = 0; i < count; i++) {
+        outputs += tensors[i].n_out;
+    }
+    list->sources = calloc(2 * count + 1, sizeof *list->sources);
+    list->names = calloc(2 * count + 1, sizeof *list->names);
+    list->b = malloc((outputs * r + 1) * sizeof *list->b);
+    if (!list->sources || !list->names || !list->b) {
+        return fault_memory(f, TENSOR_FILE);
+    }
+    float *b = list->b;
+    for (size_t i = 0; i < count; i++) {
+        const struct adapter_tensors *t = &tensors[i];
+        tensor_name(list->names[2 * i], t, 'A');
+        tensor_name(list->names[2 * i + 1], t, 'B');
+        transpose(b, t->bt, r, t->n_out);
+        list->sources[2 * i] =
+            (struct tensor_source){.name = list->names[2 * i], .ndim = 2, .shape = {r, t->n_in}, .data = t->a};
+        list->sources[2 * i + 1] =
+            (struct tensor_source){.name = list->names[2 * i + 1], .ndim = 2, .shape = {t->n_out, r}, .data = b};
+        b += t->n_out * r;
+    }
+    return true;
+}
+
+static bool write_tensors(const char *folder, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                          fault *f) {
+    char path[FILE_PATH_MAX];
+    struct listing list = {0};
+    bool done = file_path(path, folder, TENSOR_FILE, f) && make_listing(&list, r, tensors, count, f) &&
+                safetensors_write(path, list.sources, 2 * count, f);
+    free_listing(&list);
+    return done;
+}
+
+bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
+                   const struct adapter_tensors *tensors, size_t count, fault *f) {
+    return file_make_folders(folder, f) && write_config(folder, config, f) && write_recipe(folder, recipe, f) &&
+           write_tensors(folder, config->r, tensors, count, f);
+}
+
+// Fills one module; marks its two tensors in `used`, by their index in the file.
+static bool read_module(const struct safetensors *s, unsigned r, const struct adapter_tensors *t, bool *used,
+                        fault *f) {
+    char name[NAME_BYTES];
+    float row[ADAPTER_MAX_RANK];
+    const struct tensor_view *a, *b;
+    tensor_name(name, t, 'A');
+    if (!safetensors_weight(s, name, 2, (size_t[]){r, t->n_in}, &a, f)) {
+        return false;
+    }
+    tensor_name(name, t, 'B');
+    if (!safetensors_weight(s, name, 2, (size_t[]){t->n_out, r}, &b, f)) {
+        return false;
+    }
+    tensor_widen(a, 0, a->count, t->a);
+    for (size_t c = 0; c < t->n_out; c++) {
+        tensor_widen(b, c * r, r, row);
+        for (size_t k = 0; k < r; k++) {
+            t->bt[k * t->n_out + c] = row[k];
+        }
+    }
+    used[a - safetensors_at(s, 0)] = used[b - safetensors_at(s, 0)] = true;
+    return true;
+}
+
+static bool read_modules_of(const struct safetensors *s, const char *path, unsigned r,
+                            const struct adapter_tensors *tensors, size_t count, fault *f) {
+    size_t in_file = safetensors_count(s);
+    bool *used = calloc(in_file + 1, sizeof *used);
+    if (!used) {
+        return fault_memory(f, path);
+    }
+    bool done = true;
+    for (size_t i = 0; done && i < count; i++) {
+        done = read_module(s, r, &tensors[i], used, f);
+    }
+    for (size_t i = 0; done && i < in_file; i++) {
+        done = used[i] || fault_set(f, FAULT_INPUT, path, safetensors_at(s, i)->name,
+                                    "belongs to no module that the adapter's configuration names");
+    }
+    free(used);
+    return done;
+}
+
+bool adapter_read_tensors(const char *folder, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                          fault *f) {
+    char path[FILE_PATH_MAX];
+    struct safetensors *s;
+    if (r == 0 || r > ADAPTER_MAX_RANK) {
+        return fault_set(f, FAULT_INPUT, folder, "r", "is %u, must be 1 to %d", r, ADAPTER_MAX_RANK);
+    }
+    if (!file_path(path, folder, TENSOR_FILE, f) || !safetensors_open(&s, path, f)) {
+        return false;
+    }
+    bool done = read_modules_of(s, path, r, tensors, count, f);
+    safetensors_close(s);
+    return done;
+}

@@ -1,0 +1,81 @@
+// Adapter folders as PEFT reads and writes them: adapter_config.json and adapter_model.safetensors, and beside them
+// lodrop.json with what PEFT has no field for: the true alpha and the dropouts of the run.
+#ifndef LODROP_TRAINER_ADAPTER_H
+#define LODROP_TRAINER_ADAPTER_H
+
+#include <stdint.h>
+
+#include "fault.h"
+
+// The linear layers of a block that can carry an adapter, in the order of the forward pass.
+enum adapter_module {
+    ADAPTER_Q_PROJ,
+    ADAPTER_K_PROJ,
+    ADAPTER_V_PROJ,
+    ADAPTER_O_PROJ,
+    ADAPTER_GATE_PROJ,
+    ADAPTER_UP_PROJ,
+    ADAPTER_DOWN_PROJ,
+    ADAPTER_MODULES
+};
+
+enum { ADAPTER_ALL_MODULES = (1 << ADAPTER_MODULES) - 1, ADAPTER_MAX_RANK = 4096 };
+
+const char *adapter_module_name(enum adapter_module module); // "q_proj"
+
+// A list like "q_proj,v_proj", or "all-linear", as a set with bit 1 << module. Faults are of usage.
+bool adapter_modules_parse(const char *list, unsigned *modules, fault *f);
+
+struct adapter_config {
+    unsigned r;            // rank
+    double alpha;          // lora_alpha as PEFT shall see it: the expected mask factor is already in it
+    double dropout;        // lora_dropout: the rate on the input of A
+    bool rslora;           // scale by alpha / sqrt(r)
+    unsigned modules;      // set of 1 << adapter_module
+    char base_model[1024]; // base_model_name_or_path; empty: null
+};
+
+enum { ADAPTER_MAX_DROPS = 16, ADAPTER_WORD = 32 };
+
+// lodrop.json.
+struct adapter_drop {
+    char position[ADAPTER_WORD];
+    char pattern[ADAPTER_WORD];
+    char compensation[ADAPTER_WORD];
+    double p;
+};
+
+struct adapter_recipe {
+    char method[ADAPTER_WORD];
+    double alpha;  // lora_alpha as it was trained
+    uint64_t seed; // below 2^63
+    size_t n_drops;
+    struct adapter_drop drops[ADAPTER_MAX_DROPS];
+};
+
+// The matrices of one module. B is held transposed, as the kernels want it.
+struct adapter_tensors {
+    unsigned layer;
+    enum adapter_module module;
+    size_t n_in, n_out;
+    float *a;  // [r][n_in]
+    float *bt; // [r][n_out]
+};
+
+// Makes the folder and writes the three files, each whole or not at all, adapter_model.safetensors last.
+bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
+                   const struct adapter_tensors *tensors, size_t count, fault *f);
+
+// adapter_config.json. What this trainer does not do (a bias, DoRA, patterns of ranks, ...) is refused by name.
+bool adapter_read_config(struct adapter_config *config, const char *folder, fault *f);
+bool adapter_parse_config(struct adapter_config *config, const void *data, size_t size, const char *file, fault *f);
+
+// lodrop.json; an adapter of another program has none: *there is false then.
+bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char *folder, fault *f);
+
+// Fills a and bt of every module listed (F32, F16 or BF16, widened). A tensor that is missing, of another shape, or not
+// of the list is a fault.
+bool adapter_read_tensors(const char *folder, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                          fault *f);
+
+#endif

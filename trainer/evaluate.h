@@ -1,0 +1,32 @@
+// Held-out loss, and which of several choices a model holds for the likeliest.
+#ifndef LODROP_TRAINER_EVALUATE_H
+#define LODROP_TRAINER_EVALUATE_H
+
+#include <jansson.h>
+
+#include "dataset.h"
+#include "lora.h"
+#include "model.h"
+
+struct evaluation {
+    double loss;        // nats per target
+    double perplexity;  // e^loss
+    size_t targets;
+    size_t examples;
+    bool has_accuracy;  // the data have choices
+    double accuracy;
+};
+
+// lora: NULL, or an adapter, which is applied without dropout. Of choices, the loss is that of the right one.
+bool evaluate(struct evaluation *result, const struct model *model, const struct lora *lora, const struct dataset *data,
+              unsigned threads, fault *f);
+
+// {"loss", "perplexity", "targets", "metrics": {"accuracy"?}}; NULL: no memory.
+json_t *evaluation_json(const struct evaluation *e);
+
+// Writes f32 logits "example.<index>" [tokens - 1][vocabulary] of each example's training sequence, of all tokens but
+// the last.
+bool evaluate_dump_logits(const char *path, const struct model *model, const struct lora *lora,
+                          const struct dataset *data, unsigned threads, fault *f);
+
+#endif

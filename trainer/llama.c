@@ -1,0 +1,336 @@
+// The passes read top to bottom, one call a line, with the shape of what it writes (letters as in llama.h).
+#include <math.h>
+#include <string.h>
+
+#include "library.h"
+#include "llama_state.h"
+
+static size_t token_count(const struct llama_batch *b) {
+    return b->rows.start[b->rows.count];
+}
+
+// --- One operation each, on contiguous tensors ---
+
+static bool norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
+    size_t C = l->model->config.hidden_size;
+    lod_rmsnorm_args args = {.tokens = tokens, .width = C, .eps = l->model->config.rms_norm_eps, .x = x, .ldx = C,
+                             .g = g, .rstd = rstd, .y = y, .ldy = C};
+    lod_error err;
+    return library_done(lod_rmsnorm_forward(l->rowwise, &args, &err), &err, f);
+}
+
+// dx = add + the gradient of norm at x; dx may be add.
+static bool norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
+                          const float *add, float *dx, fault *f) {
+    size_t C = l->model->config.hidden_size;
+    lod_rmsnorm_args args = {.tokens = tokens, .width = C, .eps = l->model->config.rms_norm_eps, .x = x, .ldx = C,
+                             .g = g, .rstd = rstd, .dy = dy, .lddy = C, .add = add, .dx = dx, .lddx = C};
+    lod_error err;
+    return library_done(lod_rmsnorm_backward(l->rowwise, &args, &err), &err, f);
+}
+
+static bool add(struct llama *l, size_t count, const float *a, const float *b, float *y, fault *f) {
+    lod_add_args args = {.count = count, .a = a, .b = b, .y = y};
+    lod_error err;
+    return library_done(lod_add(l->rowwise, &args, &err), &err, f);
+}
+
+static bool rope(struct llama *l, const struct llama_batch *b, size_t heads, float *x, bool inverse, fault *f) {
+    size_t D = l->model->config.head_dim;
+    lod_rope_args args = {.tokens = token_count(b), .heads = heads, .head_dim = D, .x = x, .ldx = heads * D,
+                          .position = b->position, .cosine = l->cosine, .sine = l->sine, .inverse = inverse};
+    lod_error err;
+    return library_done(lod_rope(l->rowwise, &args, &err), &err, f);
+}
+
+static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b, unsigned layer, enum adapter_module i,
+                                    const float *x) {
+    size_t n_in, n_out;
+    model_linear_shape(&l->model->config, i, &n_in, &n_out);
+    lod_lowrank_args args = {.rows = b->rows, .x = x, .ldx = n_in, .w = l->model->layers[layer].linear[i], .ldy = n_out,
+                             .lddy = n_out, .lddx = n_in};
+    struct lora_module *m = lora_find(l->lora, layer, i);
+    if (m) {
+        args.rank = l->lora->rank;
+        args.scale = l->lora->scale;
+        args.a = m->a;
+        args.bt = m->bt;
+        args.u = l->layers[layer].u[i];
+        if (l->limits.mode != LLAMA_FORWARD) {
+            args.dropout = m->dropout;
+            args.da = &m->da;
+            args.dbt = &m->dbt;
+        }
+    }
+    return args;
+}
+
+static bool linear(struct llama *l, const struct llama_batch *b, unsigned layer, enum adapter_module i, const float *x,
+                   float *y, fault *f) {
+    lod_lowrank_args args = linear_args(l, b, layer, i, x);
+    args.y = y;
+    lod_error err;
+    return library_done(lod_lowrank_forward(l->linear[i], &args, l->workspace, &err), &err, f);
+}
+
+// dx NULL: not wanted. x is read only where there is an adapter.
+static bool linear_backward(struct llama *l, const struct llama_batch *b, unsigned layer, enum adapter_module i,
+                            const float *x, const float *dy, float *dx, fault *f) {
+    lod_lowrank_args args = linear_args(l, b, layer, i, x);
+    if (!args.rank && !dx) {
+        return true;
+    }
+    args.dy = dy;
+    args.dx = dx;
+    lod_error err;
+    return library_done(lod_lowrank_backward(l->linear[i], &args, l->workspace, &err), &err, f);
+}
+
+static bool silu_mul(struct llama *l, size_t count, const struct layer_state *s, float *act, fault *f) {
+    lod_silu_mul_args args = {.count = count, .gate = s->gate, .up = s->up, .y = act};
+    lod_error err;
+    return library_done(lod_silu_mul_forward(l->rowwise, &args, &err), &err, f);
+}
+
+// The gradients take the place of gate and up.
+static bool silu_mul_backward(struct llama *l, size_t count, struct layer_state *s, const float *dact, fault *f) {
+    lod_silu_mul_args args = {.count = count, .gate = s->gate, .up = s->up, .dy = dact, .dgate = s->gate, .dup = s->up};
+    lod_error err;
+    return library_done(lod_silu_mul_backward(l->rowwise, &args, &err), &err, f);
+}
+
+static lod_attention_args attention_args(const struct llama *l, const struct layer_state *s) {
+    const struct model_config *c = &l->model->config;
+    size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
+    return (lod_attention_args){.causal = true, .scale = 1 / sqrt((double)c->head_dim), .q = s->q, .k = s->k, .v = s->v,
+                                .ldq = queries, .ldk = keys, .ldv = keys, .o = s->o, .ldo = queries, .lse = s->lse};
+}
+
+// --- Attention of branches ---
+
+// Puts tokens' keys and values [n][G][D] into the slots at row `to`.
+static void fill_slots(struct llama *l, const struct layer_state *s, size_t from, size_t to, size_t n) {
+    size_t width = (size_t)l->model->config.kv_heads * l->model->config.head_dim;
+    memcpy(l->forward.slot_k + to * width, s->k + from * width, n * width * sizeof(float));
+    memcpy(l->forward.slot_v + to * width, s->v + from * width, n * width * sizeof(float));
+}
+
+// A round: branch j's keys go behind its trunk's; the rest of its slot is a segment without queries.
+static bool attend_round(struct llama *l, const struct llama_branches *b, const struct layer_state *s, size_t round,
+                         fault *f) {
+    const struct model_config *c = &l->model->config;
+    size_t *queries = l->forward.queries, *keys = l->forward.keys;
+    const size_t *length = b->length + round * b->trunks;
+    size_t first = b->round_start[round], at = first;
+    queries[0] = keys[0] = 0;
+    for (size_t j = 0; j < b->trunks; j++) {
+        size_t trunk = b->trunk_start[j + 1] - b->trunk_start[j];
+        fill_slots(l, s, at, b->slot_start[j] + trunk, length[j]);
+        at += length[j];
+        queries[2 * j + 1] = queries[2 * j + 2] = at - first;
+        keys[2 * j + 1] = b->slot_start[j] + trunk + length[j];
+        keys[2 * j + 2] = b->slot_start[j + 1];
+    }
+    lod_attention_args args = attention_args(l, s);
+    args.queries = (lod_rows){.count = 2 * b->trunks, .start = queries};
+    args.keys = (lod_rows){.count = 2 * b->trunks, .start = keys};
+    args.q += first * args.ldq;
+    args.o += first * args.ldo;
+    args.lse += first * c->heads;
+    args.k = l->forward.slot_k;
+    args.v = l->forward.slot_v;
+    lod_error err;
+    return library_done(lod_attention_forward(l->attention, &args, l->workspace, &err), &err, f);
+}
+
+static bool attend(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
+    const struct llama_branches *branches = b->branches;
+    lod_attention_args args = attention_args(l, s);
+    args.queries = args.keys = branches ? (lod_rows){.count = branches->trunks, .start = branches->trunk_start} : b->rows;
+    lod_error err;
+    if (!library_done(lod_attention_forward(l->attention, &args, l->workspace, &err), &err, f)) {
+        return false;
+    }
+    for (size_t j = 0; branches && j < branches->trunks; j++) {
+        size_t from = branches->trunk_start[j];
+        fill_slots(l, s, from, branches->slot_start[j], branches->trunk_start[j + 1] - from);
+    }
+    for (size_t round = 0; branches && round < branches->rounds; round++) {
+        if (!attend_round(l, branches, s, round, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// --- Forward ---
+
+// What the backward pass of a layer needs: all of the layer but its last product.
+static bool layer_until_middle(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
+    const struct model_config *c = &l->model->config;
+    const struct model_layer *w = &l->model->layers[layer];
+    struct layer_state *s = &l->layers[layer];
+    const float *x = l->x[layer];  // [T][C]
+    float *h = l->forward.h;
+    size_t T = token_count(b), C = c->hidden_size;
+    return norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) &&   // h       [T][C]
+           linear(l, b, layer, ADAPTER_Q_PROJ, h, s->q, f) &&             // q       [T][H][D]
+           linear(l, b, layer, ADAPTER_K_PROJ, h, s->k, f) &&             // k       [T][G][D]
+           linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&             // v       [T][G][D]
+           rope(l, b, c->heads, s->q, false, f) &&                        // q
+           rope(l, b, c->kv_heads, s->k, false, f) &&                     // k
+           attend(l, b, s, f) &&                                          // o       [T][H][D]
+           linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&     // middle  [T][C]
+           add(l, T * C, s->middle, x, s->middle, f) &&                   // middle += x
+           norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&       // h       [T][C]
+           linear(l, b, layer, ADAPTER_GATE_PROJ, h, s->gate, f) &&       // gate    [T][F]
+           linear(l, b, layer, ADAPTER_UP_PROJ, h, s->up, f);             // up      [T][F]
+}
+
+static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
+    struct layer_state *s = &l->layers[layer];
+    float *next = l->x[layer + 1], *act = l->forward.act;
+    size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
+    return layer_until_middle(l, b, layer, f) &&
+           silu_mul(l, T * F, s, act, f) &&                          // act   [T][F]
+           linear(l, b, layer, ADAPTER_DOWN_PROJ, act, next, f) &&   // next  [T][C]
+           add(l, T * C, next, s->middle, next, f);                  // next += middle
+}
+
+bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
+    const struct model_config *c = &l->model->config;
+    size_t T = token_count(b), C = c->hidden_size;
+    for (size_t t = 0; t < T; t++) {
+        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C);  // x  [T][C]
+    }
+    for (unsigned layer = 0; layer < c->layers; layer++) {
+        if (!layer_forward(l, b, layer, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// x [n][C] of the tokens row[0 .. n-1] after the last layer, and h [n][C], normalised: only they meet the vocabulary.
+static bool gather(struct llama *l, size_t n, const uint32_t *row, fault *f) {
+    const struct model_config *c = &l->model->config;
+    const float *x = l->x[c->layers];
+    size_t C = c->hidden_size;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(l->last.x + i * C, x + row[i] * C, C * sizeof(float));
+    }
+    return norm(l, n, l->last.x, l->model->final_norm, l->last.rstd, l->last.h, f);
+}
+
+bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f) {
+    size_t C = l->model->config.hidden_size;
+    const size_t start[] = {0, n};
+    lod_lowrank_args args = {.rows = {.count = 1, .start = start}, .x = l->last.h, .ldx = C, .w = l->model->head,
+                             .y = logits, .ldy = l->model->config.vocab_size};
+    lod_error err;
+    return gather(l, n, row, f) && library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
+}
+
+bool llama_loss(struct llama *l, const struct llama_batch *b, float *loss, fault *f) {
+    size_t N = b->targets, C = l->model->config.hidden_size;
+    lod_loss_args args = {.tokens = N, .h = l->last.h, .ldh = C, .w = l->model->head, .target = b->target, .loss = loss,
+                          .dh = l->last.dh, .lddh = C};
+    lod_error err;
+    if (!gather(l, N, b->row, f) || !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
+        return false;
+    }
+    if (l->limits.mode == LLAMA_FORWARD) {
+        return true;
+    }
+    float *d = l->last.h;  // [N][C] gradient of last.x, in the place of h
+    if (!norm_backward(l, N, l->last.x, l->model->final_norm, l->last.rstd, l->last.dh, NULL, d, f)) {
+        return false;
+    }
+    memset(l->dx, 0, token_count(b) * C * sizeof(float));
+    for (size_t i = 0; i < N; i++) {
+        memcpy(l->dx + b->row[i] * C, d + i * C, C * sizeof(float));
+    }
+    return true;
+}
+
+// --- Backward ---
+
+// dx: on entry the gradient of the layer's output, on return that of `middle`, which is only computed where wanted.
+static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned layer, bool wanted, fault *f) {
+    const struct model_layer *w = &l->model->layers[layer];
+    struct layer_state *s = &l->layers[layer];
+    struct mlp_scratch *m = &l->mlp;
+    size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
+    bool gate = lora_find(l->lora, layer, ADAPTER_GATE_PROJ), up = lora_find(l->lora, layer, ADAPTER_UP_PROJ);
+    bool down = lora_find(l->lora, layer, ADAPTER_DOWN_PROJ), inside = wanted || gate || up;
+
+    if ((down && !silu_mul(l, T * F, s, m->act, f)) ||                                                   // act   [T][F]
+        !linear_backward(l, b, layer, ADAPTER_DOWN_PROJ, m->act, l->dx, inside ? m->dact : NULL, f) ||   // dact  [T][F]
+        (inside && !silu_mul_backward(l, T * F, s, m->dact, f))) {                                       // dgate, dup
+        return false;
+    }
+    return ((!gate && !up) || norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) &&                // h     [T][C]
+           linear_backward(l, b, layer, ADAPTER_GATE_PROJ, m->h, s->gate, wanted ? m->dh : NULL, f) &&    // dh    [T][C]
+           linear_backward(l, b, layer, ADAPTER_UP_PROJ, m->h, s->up, wanted ? m->partial : NULL, f) &&
+           (!wanted || (add(l, T * C, m->dh, m->partial, m->dh, f) &&                                     // dh += partial
+                        norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->dh, l->dx, l->dx, f)));
+}
+
+static bool attend_backward(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
+    const struct model_config *c = &l->model->config;
+    lod_attention_args args = attention_args(l, s);
+    args.queries = args.keys = b->rows;
+    args.d_o = l->attend.d_o;
+    args.dq = l->attend.dq;
+    args.dk = l->attend.dk;
+    args.dv = l->attend.dv;
+    lod_error err;
+    return library_done(lod_attention_backward(l->attention, &args, l->workspace, &err), &err, f) &&
+           rope(l, b, c->heads, args.dq, true, f) &&
+           rope(l, b, c->kv_heads, args.dk, true, f);
+}
+
+// dx: on entry the gradient of `middle`, on return that of the layer's input, which is only computed where wanted.
+static bool attention_backward(struct llama *l, const struct llama_batch *b, unsigned layer, bool wanted, fault *f) {
+    const struct model_layer *w = &l->model->layers[layer];
+    struct layer_state *s = &l->layers[layer];
+    struct attention_scratch *a = &l->attend;
+    const float *x = l->x[layer];
+    size_t T = token_count(b), C = l->model->config.hidden_size;
+    bool adapted = lora_find(l->lora, layer, ADAPTER_Q_PROJ) || lora_find(l->lora, layer, ADAPTER_K_PROJ) ||
+                   lora_find(l->lora, layer, ADAPTER_V_PROJ);
+    bool inside = wanted || adapted;
+
+    if (!linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, l->dx, inside ? a->d_o : NULL, f) ||          // d_o  [T][H][D]
+        (inside && !attend_backward(l, b, s, f))) {                                                       // dq, dk, dv
+        return false;
+    }
+    return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) &&                  // h    [T][C]
+           linear_backward(l, b, layer, ADAPTER_Q_PROJ, a->h, a->dq, wanted ? a->dh : NULL, f) &&         // dh   [T][C]
+           linear_backward(l, b, layer, ADAPTER_K_PROJ, a->h, a->dk, wanted ? a->partial : NULL, f) &&
+           (!wanted || add(l, T * C, a->dh, a->partial, a->dh, f)) &&                                     // dh += partial
+           linear_backward(l, b, layer, ADAPTER_V_PROJ, a->h, a->dv, wanted ? a->partial : NULL, f) &&
+           (!wanted || (add(l, T * C, a->dh, a->partial, a->dh, f) &&                                     // dh += partial
+                        norm_backward(l, T, x, w->attention_norm, s->attention_rstd, a->dh, l->dx, l->dx, f)));
+}
+
+// The tensors of layer `layer` are those of the layer above when only inputs are kept: computes them again. The last
+// product is computed only where its adapter's gradient needs U.
+static bool recompute(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
+    return lora_find(l->lora, layer, ADAPTER_DOWN_PROJ) ? layer_forward(l, b, layer, f)
+                                                        : layer_until_middle(l, b, layer, f);
+}
+
+bool llama_backward(struct llama *l, const struct llama_batch *b, fault *f) {
+    const unsigned attention = 1u << ADAPTER_Q_PROJ | 1u << ADAPTER_K_PROJ | 1u << ADAPTER_V_PROJ | 1u << ADAPTER_O_PROJ;
+    unsigned top = l->model->config.layers - 1;
+    for (unsigned layer = top + 1; layer-- > 0;) {
+        // Every layer has the same adapters, so the first one is the lowest: nothing below it asks for a gradient.
+        bool below = layer > 0, inside = below || l->lora->modules & attention;
+        if ((l->limits.mode == LLAMA_RECOMPUTE && layer < top && !recompute(l, b, layer, f)) ||
+            !mlp_backward(l, b, layer, inside, f) || (inside && !attention_backward(l, b, layer, below, f))) {
+            return false;
+        }
+    }
+    return true;
+}

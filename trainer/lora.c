@@ -1,0 +1,172 @@
+#include "lora.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "arena.h"
+#include "library.h"
+
+// Fills the list of modules, all but its pointers.
+static bool list_modules(struct lora *l, const struct model_config *model, const struct lora_options *o, fault *f) {
+    size_t at = 0;
+    for (unsigned layer = 0; layer < model->layers; layer++) {
+        for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
+            if (!(l->modules >> i & 1)) {
+                continue;
+            }
+            struct lora_module *m = &l->list[at++];
+            *m = (struct lora_module){.layer = layer, .module = i};
+            model_linear_shape(model, i, &m->n_in, &m->n_out);
+            m->dropout = (lod_dropout){.pattern = LOD_PATTERN_ELEMENT,
+                                       .compensation = LOD_COMPENSATION_INVERTED,
+                                       .p = o->config.dropout,
+                                       .seed = o->seed};
+            lod_error err;
+            lod_status s = lod_site(LOD_DOMAIN_TRAIN, layer, LOD_POSITION_LORA_INPUT + i, 0, 0, &m->dropout.site, &err);
+            if (!library_done(s, &err, f)) {
+                return false;
+            }
+            l->parameters += l->rank * (m->n_in + m->n_out);
+        }
+    }
+    return true;
+}
+
+static void carve(struct lora *l, struct arena *a, uint64_t leaves, enum lora_use use) {
+    l->value = arena_floats(a, 1, l->parameters);
+    float *next = l->value;
+    if (use == LORA_TRAINING) {
+        l->gradient = arena_floats(a, 1, l->parameters);
+        l->moment1 = arena_floats(a, 1, l->parameters);
+        l->moment2 = arena_floats(a, 1, l->parameters);
+    }
+    for (size_t i = 0; i < l->count; i++) {
+        struct lora_module *m = &l->list[i];
+        size_t size_a = l->rank * m->n_in, size_b = l->rank * m->n_out;
+        if (next) {
+            m->a = next;
+            m->bt = next + size_a;
+            next += size_a + size_b;
+        }
+        if (use == LORA_TRAINING) {
+            void *sum_a = arena_take(a, lod_grad_sum_size(size_a, leaves), 1);
+            void *sum_b = arena_take(a, lod_grad_sum_size(size_b, leaves), 1);
+            if (sum_a && sum_b) {
+                lod_grad_sum_init(&m->da, size_a, leaves, sum_a);
+                lod_grad_sum_init(&m->dbt, size_b, leaves, sum_b);
+            }
+        }
+    }
+}
+
+bool lora_make(struct lora *l, const struct model_config *model, const struct lora_options *o, enum lora_use use,
+               fault *f) {
+    const struct adapter_config *c = &o->config;
+    *l = (struct lora){.rank = c->r, .modules = c->modules};
+    l->scale = c->rslora ? c->alpha / sqrt((double)c->r) : c->alpha / (double)c->r;
+    unsigned in_layer = 0;
+    for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
+        in_layer += l->modules >> i & 1;
+    }
+    l->count = (size_t)in_layer * model->layers;
+    l->list = calloc(l->count ? l->count : 1, sizeof *l->list);
+    bool done = l->list ? list_modules(l, model, o, f) : fault_memory(f, "the list of adapters");
+    struct arena measure = {0};
+    if (done) {
+        carve(l, &measure, o->leaves, use);
+        done = memory_take(&l->memory, measure.peak, "the adapters", f);
+    }
+    if (!done) {
+        lora_free(l);
+        return false;
+    }
+    struct arena real = {.base = l->memory};
+    carve(l, &real, o->leaves, use);
+    for (size_t i = 0; i < l->parameters; i++) {
+        l->value[i] = 0;
+        if (use == LORA_TRAINING) {
+            l->gradient[i] = l->moment1[i] = l->moment2[i] = 0;
+        }
+    }
+    return true;
+}
+
+void lora_free(struct lora *l) {
+    free(l->list);
+    free(l->memory);
+    *l = (struct lora){0};
+}
+
+// out [rows][columns] uniform in (-bound, bound): the generator's words, row by row, as midpoints of 2^32 equal parts.
+static bool fill_uniform(float *out, size_t rows, size_t columns, double bound, uint64_t seed, uint32_t site, fault *f) {
+    uint32_t *words = malloc(columns * sizeof *words);
+    if (!words) {
+        return fault_memory(f, "the adapters' first values");
+    }
+    for (size_t row = 0; row < rows; row++) {
+        lod_random(seed, site, 0, (uint32_t)row, columns, words);
+        for (size_t i = 0; i < columns; i++) {
+            double unit = (words[i] + 0.5) / 4294967296.0;
+            out[row * columns + i] = (float)((2 * unit - 1) * bound);
+        }
+    }
+    free(words);
+    return true;
+}
+
+bool lora_initialise(struct lora *l, uint64_t seed, bool random_b, fault *f) {
+    for (size_t i = 0; i < l->count; i++) {
+        struct lora_module *m = &l->list[i];
+        lod_error err;
+        uint32_t site_a, site_b;
+        lod_status a = lod_site(LOD_DOMAIN_INIT, m->layer, LOD_POSITION_LORA_A + m->module, 0, 0, &site_a, &err);
+        lod_status b = lod_site(LOD_DOMAIN_INIT, m->layer, LOD_POSITION_LORA_B + m->module, 0, 0, &site_b, &err);
+        if (!library_done(a != LOD_OK ? a : b, &err, f) ||
+            !fill_uniform(m->a, l->rank, m->n_in, 1 / sqrt((double)m->n_in), seed, site_a, f) ||
+            (random_b && !fill_uniform(m->bt, l->rank, m->n_out, 1 / sqrt((double)m->n_out), seed, site_b, f))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter_module module) {
+    if (!l || !(l->modules >> module & 1)) {
+        return NULL;
+    }
+    unsigned before = 0, in_layer = 0;
+    for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
+        unsigned there = l->modules >> i & 1;
+        before += i < module ? there : 0;
+        in_layer += there;
+    }
+    return &l->list[(size_t)layer * in_layer + before];
+}
+
+struct adapter_tensors *lora_tensors(const struct lora *l, float *array) {
+    struct adapter_tensors *tensors = calloc(l->count ? l->count : 1, sizeof *tensors);
+    for (size_t i = 0; tensors && i < l->count; i++) {
+        const struct lora_module *m = &l->list[i];
+        tensors[i] = (struct adapter_tensors){.layer = m->layer,
+                                              .module = m->module,
+                                              .n_in = m->n_in,
+                                              .n_out = m->n_out,
+                                              .a = array + (m->a - l->value),
+                                              .bt = array + (m->bt - l->value)};
+    }
+    return tensors;
+}
+
+double lora_finish_gradient(struct lora *l, double factor) {
+    for (size_t i = 0; i < l->count; i++) {
+        struct lora_module *m = &l->list[i];
+        lod_grad_sum_finish(&m->da, l->gradient + (m->a - l->value));
+        lod_grad_sum_finish(&m->dbt, l->gradient + (m->bt - l->value));
+    }
+    double squares = 0;
+    for (size_t i = 0; i < l->parameters; i++) {
+        l->gradient[i] *= (float)factor;
+        squares += (double)l->gradient[i] * l->gradient[i];
+    }
+    return sqrt(squares);
+}

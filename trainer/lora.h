@@ -1,0 +1,59 @@
+// Adapters: their parameters, the sums of their gradients, and where their input masks are drawn.
+#ifndef LODROP_TRAINER_LORA_H
+#define LODROP_TRAINER_LORA_H
+
+#include "adapter.h"
+#include "fault.h"
+#include "lodrop.h"
+#include "model.h"
+
+struct lora_module {
+    unsigned layer;
+    enum adapter_module module;
+    size_t n_in, n_out;
+    float *a;                // [r][n_in], in lora.value
+    float *bt;               // B transposed, [r][n_out], in lora.value behind a
+    lod_grad_sum da, dbt;    // of a step; unused unless training
+    lod_dropout dropout;     // on the input, in training
+};
+
+struct lora {
+    size_t rank;
+    unsigned modules;  // set of 1 << adapter_module; the same in every layer
+    double scale;      // alpha / r or alpha / sqrt(r)
+    size_t count;
+    struct lora_module *list;  // [count], ascending by layer, then module
+    size_t parameters;
+    float *value;      // [parameters]; a and bt of the modules in the order of the list
+    float *gradient;   // [parameters]; NULL unless training, like the next two
+    float *moment1;    // [parameters]
+    float *moment2;    // [parameters]
+    void *memory;
+};
+
+enum lora_use { LORA_INFERENCE, LORA_TRAINING };
+
+struct lora_options {
+    struct adapter_config config;  // rank, alpha, dropout, rslora, modules
+    uint64_t seed;                 // of masks and of the first values
+    uint64_t leaves;               // most examples in a step
+};
+
+// All values zero. lora_free may be called twice.
+bool lora_make(struct lora *l, const struct model_config *model, const struct lora_options *options, enum lora_use use,
+               fault *f);
+void lora_free(struct lora *l);
+
+// A ~ U(-1/sqrt(n_in), 1/sqrt(n_in)) and B = 0, or, for tests, B ~ U(-1/sqrt(n_out), 1/sqrt(n_out)).
+bool lora_initialise(struct lora *l, uint64_t seed, bool random_b, fault *f);
+
+// NULL: that layer's module has no adapter.
+struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter_module module);
+
+// Views of one of the arrays laid out like `value`, for files; free() returns them, NULL: no memory.
+struct adapter_tensors *lora_tensors(const struct lora *l, float *array);
+
+// Empties the sums into gradient, times factor, and returns the Euclidean norm.
+double lora_finish_gradient(struct lora *l, double factor);
+
+#endif

@@ -1,0 +1,240 @@
+#include "options.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+
+static void *place(const struct option *o, void *values) {
+    return (char *)values + o->offset;
+}
+
+static const struct option *find(const struct option_table *table, const char *name, size_t length) {
+    for (size_t i = 0; i < table->count; i++) {
+        if (strlen(table->list[i].name) == length && memcmp(table->list[i].name, name, length) == 0) {
+            return &table->list[i];
+        }
+    }
+    return NULL;
+}
+
+// --- Values ---
+
+// The reason why a number is refused, NULL if it is not.
+static const char *out_of_range(const struct option *o, double value, char text[96]) {
+    if (o->type == OPTION_RATE) {
+        if (!(value >= 0 && value < 1)) {
+            return "must be at least 0 and below 1";
+        }
+        double threshold = floor(value * 65536 + 0.5);  // of 65536 draws, those that are dropped
+        if (value > 0 && (threshold < 1 || threshold > 65535)) {
+            return "rounds to dropping nothing or everything: masks count in parts of 65536";
+        }
+        return NULL;
+    }
+    if (!(value >= o->least && value <= o->most)) {
+        snprintf(text, 96, o->most >= 1e15 ? "must be at least %.15g" : "must be from %.15g to %.15g", o->least, o->most);
+        return text;
+    }
+    return NULL;
+}
+
+static bool set_number(const struct option *o, void *values, double value, const char *file, const char *field, fault *f) {
+    char text[96];
+    const char *reason = out_of_range(o, value, text);
+    if (reason) {
+        return fault_set(f, FAULT_INPUT, file, field, "is %.15g, %s", value, reason);
+    }
+    *(double *)place(o, values) = value;
+    return true;
+}
+
+static bool set_integer(const struct option *o, void *values, int64_t value, const char *file, const char *field,
+                        fault *f) {
+    char text[96];
+    const char *reason = out_of_range(o, (double)value, text);
+    if (reason) {
+        return fault_set(f, FAULT_INPUT, file, field, "is %lld, %s", (long long)value, reason);
+    }
+    *(int64_t *)place(o, values) = value;
+    return true;
+}
+
+static bool set_text(const struct option *o, void *values, const char *value, const char *file, const char *field,
+                     fault *f) {
+    if (strlen(value) >= OPTION_TEXT_SIZE) {
+        return fault_set(f, FAULT_INPUT, file, field, "is longer than %d bytes", OPTION_TEXT_SIZE - 1);
+    }
+    strcpy(place(o, values), value);
+    return true;
+}
+
+static bool set_from_word(const struct option *o, void *values, const char *word, const char *program, const char *flag,
+                          fault *f) {
+    char *end;
+    errno = 0;
+    switch (o->type) {
+    case OPTION_TEXT:
+        return set_text(o, values, word, program, flag, f);
+    case OPTION_INTEGER: {
+        long long value = strtoll(word, &end, 10);
+        if (errno || end == word || *end) {
+            return fault_set(f, FAULT_INPUT, program, flag, "'%s' is not a whole number", word);
+        }
+        return set_integer(o, values, value, program, flag, f);
+    }
+    default: {
+        double value = strtod(word, &end);
+        if (end == word || *end) {
+            return fault_set(f, FAULT_INPUT, program, flag, "'%s' is not a number", word);
+        }
+        return set_number(o, values, value, program, flag, f);
+    }
+    }
+}
+
+// --- Command line ---
+
+static void print_help(const struct option_table *table) {
+    printf("%s\n", table->usage);
+    for (size_t i = 0; i < table->count; i++) {
+        const struct option *o = &table->list[i];
+        if (o->help) {
+            char head[64];
+            snprintf(head, sizeof head, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
+            printf("  %-26s %s\n", head, o->help);
+        }
+    }
+    printf("  %-26s %s\n", "--help", "this text");
+    if (table->outro) {
+        printf("\n%s", table->outro);
+    }
+}
+
+// One option and its value at argv[*at], which then stands at its last word.
+static bool parse_one(const struct option_table *table, void *values, option_set *given, int argc, char **argv, int *at,
+                      fault *f) {
+    const char *word = argv[*at], *name = word + 2;
+    const char *equals = strchr(word, '=');
+    size_t length = equals ? (size_t)(equals - name) : strlen(name);
+    const struct option *o = strncmp(word, "--", 2) == 0 ? find(table, name, length) : NULL;
+    if (!o) {
+        return fault_set(f, FAULT_USAGE, table->program, word, "unknown option: see --help");
+    }
+    char flag[64];
+    snprintf(flag, sizeof flag, "--%s", o->name);
+    *given |= (option_set)1 << (o - table->list);
+    if (o->type == OPTION_SWITCH) {
+        *(bool *)place(o, values) = true;
+        return !equals || fault_set(f, FAULT_USAGE, table->program, flag, "takes no value");
+    }
+    if (!equals && *at + 1 >= argc) {
+        return fault_set(f, FAULT_USAGE, table->program, flag, "needs a value: %s", o->value);
+    }
+    return set_from_word(o, values, equals ? equals + 1 : argv[++*at], table->program, flag, f);
+}
+
+bool options_parse(const struct option_table *table, void *values, option_set *given, int argc, char **argv, fault *f) {
+    *given = 0;
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            print_help(table);
+            exit(EXIT_SUCCESS);
+        }
+    }
+    for (int i = 1; i < argc; i++) {
+        if (!parse_one(table, values, given, argc, argv, &i, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool options_given(const struct option_table *table, option_set given, const char *name) {
+    const struct option *o = find(table, name, strlen(name));
+    return o && given >> (o - table->list) & 1;
+}
+
+bool options_require(const struct option_table *table, option_set given, const char *const *names, fault *f) {
+    for (; *names; names++) {
+        if (!options_given(table, given, *names)) {
+            char flag[64];
+            snprintf(flag, sizeof flag, "--%s", *names);
+            return fault_set(f, FAULT_USAGE, table->program, flag, "is needed: see --help");
+        }
+    }
+    return true;
+}
+
+// --- JSON ---
+
+void option_json_name(const struct option *o, char name[64]) {
+    snprintf(name, 64, "%s", o->name);
+    for (char *c = name; *c; c++) {
+        *c = *c == '-' ? '_' : *c;
+    }
+}
+
+json_t *option_json(const struct option *o, const void *values) {
+    const void *at = (const char *)values + o->offset;
+    switch (o->type) {
+    case OPTION_TEXT:
+        return json_string(at);
+    case OPTION_INTEGER:
+        return json_integer(*(const int64_t *)at);
+    case OPTION_SWITCH:
+        return json_boolean(*(const bool *)at);
+    default:
+        return json_real(*(const double *)at);
+    }
+}
+
+json_t *options_json(const struct option_table *table, const void *values) {
+    json_t *object = json_object();
+    for (size_t i = 0; i < table->count; i++) {
+        char name[64];
+        option_json_name(&table->list[i], name);
+        if (json_object_set_new(object, name, option_json(&table->list[i], values)) != 0) {
+            json_decref(object);
+            return NULL;
+        }
+    }
+    return object;
+}
+
+bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file, fault *f) {
+    struct json_scope scope = {.object = object, .file = file};
+    for (size_t i = 0; i < table->count; i++) {
+        const struct option *o = &table->list[i];
+        char name[64];
+        option_json_name(o, name);
+        if (!json_has(scope, name)) {
+            continue;
+        }
+        const char *text = "";
+        int64_t integer = 0;
+        double number = 0;
+        bool done;
+        switch (o->type) {
+        case OPTION_TEXT:
+            done = json_get_string(scope, name, JSON_REQUIRED, &text, f) && set_text(o, values, text, file, name, f);
+            break;
+        case OPTION_INTEGER:
+            done = json_get_integer(scope, name, JSON_REQUIRED, INT64_MIN, INT64_MAX, &integer, f) &&
+                   set_integer(o, values, integer, file, name, f);
+            break;
+        case OPTION_SWITCH:
+            done = json_get_bool(scope, name, JSON_REQUIRED, place(o, values), f);
+            break;
+        default:
+            done = json_get_number(scope, name, JSON_REQUIRED, -HUGE_VAL, HUGE_VAL, &number, f) &&
+                   set_number(o, values, number, file, name, f);
+        }
+        if (!done) {
+            return false;
+        }
+    }
+    return true;
+}

@@ -1,0 +1,161 @@
+#include "report.h"
+
+#include <errno.h>
+#include <math.h>
+#include <sleef.h>
+#include <stdarg.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "json.h"
+#include "library.h"
+
+static const double QUIET_SECONDS = 10, TERMINAL_SECONDS = 0.1;  // between two progress lines
+
+double report_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+// --- metrics.jsonl ---
+
+bool report_open(struct report *r, const char *output, const struct history *history, uint64_t total_steps, fault *f) {
+    r->terminal = isatty(STDERR_FILENO);
+    r->first_step = history->count;
+    r->total_steps = total_steps;
+    r->last_line = report_clock();
+    if (!file_path(r->path, output, "metrics.jsonl", f) || !history_write(history, r->path, f)) {
+        return false;
+    }
+    r->metrics = fopen(r->path, "a");
+    return r->metrics || fault_system(f, r->path, "cannot open", errno);
+}
+
+void report_close(struct report *r) {
+    if (r->line_open) {
+        fputc('\n', stderr);
+        r->line_open = false;
+    }
+    if (r->metrics) {
+        fclose(r->metrics);
+        r->metrics = NULL;
+    }
+}
+
+// --- Lines ---
+
+void report_line(struct report *r, const char *format, ...) {
+    if (r->line_open) {
+        fputs("\r\033[K", stderr);
+        r->line_open = false;
+    }
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+}
+
+double report_tokens_per_second(const struct report *r) {
+    return r->seconds > 0 ? (double)r->tokens / r->seconds : 0;
+}
+
+static void print_progress(struct report *r, const struct history *h) {
+    const struct step_metrics *m = &h->list[h->count - 1];
+    double now = report_clock();
+    bool last = m->step == r->total_steps;
+    if (!last && now - r->last_line < (r->terminal ? TERMINAL_SECONDS : QUIET_SECONDS)) {
+        return;
+    }
+    r->last_line = now;
+    double left = (double)(r->total_steps - m->step) * r->seconds / (double)(m->step - r->first_step);
+    char line[160];
+    snprintf(line, sizeof line, "step %llu/%llu  loss %.4f  %.0f tokens/s  %.0f:%02.0f left", (unsigned long long)m->step,
+             (unsigned long long)r->total_steps, history_recent_loss(h, 20), report_tokens_per_second(r),
+             floor(left / 60), floor(fmod(left, 60)));
+    if (r->terminal) {
+        fprintf(stderr, "\r\033[K%s", line);
+        fflush(stderr);
+        r->line_open = true;
+    } else {
+        report_line(r, "%s", line);
+    }
+}
+
+// --- Warnings, each once a run ---
+
+enum { NORM_STEPS = 20 };
+
+static void warn_about_norm(struct report *r, const struct history *h) {
+    if (r->warned_norm || h->count <= NORM_STEPS) {
+        return;
+    }
+    double mean = 0, norm = h->list[h->count - 1].grad_norm;
+    for (size_t i = h->count - 1 - NORM_STEPS; i < h->count - 1; i++) {
+        mean += h->list[i].grad_norm / NORM_STEPS;
+    }
+    if (norm > 10 * mean) {
+        report_line(r, "warning: step %zu: the gradient's norm is %.3g, %.0f times the mean of the %d steps before: "
+                       "a lower --learning-rate may help", h->count, norm, norm / mean, NORM_STEPS);
+        r->warned_norm = true;
+    }
+}
+
+static void warn_about_gap(struct report *r, const struct history *h) {
+    const struct step_metrics *last = &h->list[h->count - 1];
+    if (r->warned_gap || last->eval_loss < 0) {
+        return;
+    }
+    for (size_t i = 0; i + 1 < h->count; i++) {
+        const struct step_metrics *m = &h->list[i];
+        struct history until = {.list = h->list, .count = i + 1};
+        if (m->eval_loss >= 0 && last->eval_loss > m->eval_loss &&
+            history_recent_loss(h, NORM_STEPS) < history_recent_loss(&until, NORM_STEPS)) {
+            report_line(r, "warning: held-out loss rose from %.4f to %.4f while training loss fell: the adapter is "
+                           "overfitting; fewer --epochs or dropout may help", m->eval_loss, last->eval_loss);
+            r->warned_gap = true;
+            return;
+        }
+    }
+}
+
+bool report_step(struct report *r, const struct history *h, uint64_t tokens, double seconds, fault *f) {
+    r->tokens += tokens;
+    r->seconds += seconds;
+    if (!history_print_line(r->metrics, &h->list[h->count - 1])) {
+        return fault_system(f, r->path, "cannot write", errno);
+    }
+    print_progress(r, h);
+    warn_about_norm(r, h);
+    warn_about_gap(r, h);
+    return true;
+}
+
+// --- summary.json ---
+
+static size_t peak_memory(void) {
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (size_t)usage.ru_maxrss * 1024;
+}
+
+bool report_summary(const struct report *r, const char *output, const struct summary *s, fault *f) {
+    char path[FILE_PATH_MAX], sleef[32];
+    const char *isa = "";
+    lod_error err;
+    if (!library_done(lod_isa_name(&isa, &err), &err, f) || !file_path(path, output, "summary.json", f)) {
+        return false;
+    }
+    snprintf(sleef, sizeof sleef, "%d.%d.%d", SLEEF_VERSION_MAJOR, SLEEF_VERSION_MINOR, SLEEF_VERSION_PATCHLEVEL);
+    json_t *root = json_pack(
+        "{s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second", report_tokens_per_second(r),
+        "peak_rss_bytes", (json_int_t)peak_memory(), "steps", (json_int_t)s->steps, "train_loss", s->train_loss, "eval",
+        s->eval ? evaluation_json(s->eval) : json_null(), "seed", (json_int_t)s->seed, "isa", isa, "threads",
+        (json_int_t)s->threads, "plan", s->plan, "trainable_parameters", (json_int_t)s->trainable_parameters, "sleef",
+        sleef);
+    bool done = root ? json_write_file(root, path, f) : fault_memory(f, path);
+    json_decref(root);
+    return done;
+}

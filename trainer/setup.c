@@ -1,0 +1,161 @@
+// The first half of train.h: from options to a training that is ready to run.
+#include <stdlib.h>
+
+#include "train.h"
+
+// --- Data ---
+
+// FNV-1a over all tokens and the places of targets: a checkpoint goes on with the same data only.
+static uint64_t fingerprint_of(const struct dataset *data) {
+    uint64_t hash = 0xcbf29ce484222325;
+    for (size_t i = 0; i < data->count; i++) {
+        const struct example *e = &data->examples[i];
+        for (size_t t = 0; t < e->count + 2; t++) {
+            uint64_t value = t < e->count ? e->tokens[t] : t == e->count ? e->count : e->first_target;
+            hash = (hash ^ value) * 0x100000001b3;
+        }
+    }
+    return hash;
+}
+
+static bool read_data(struct training *t, fault *f) {
+    struct train_options *o = t->options;
+    uint32_t vocabulary = t->model.config.vocab_size;
+    struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = vocabulary};
+    if (!tokenizer_load(&t->tokenizer, o->model, f) || !tokenizer_fits(t->tokenizer, vocabulary, f) ||
+        !dataset_read(&t->data, o->data, t->tokenizer, &limits, f) ||
+        (*o->eval_data && !dataset_read(&t->held_out, o->eval_data, t->tokenizer, &limits, f))) {
+        return false;
+    }
+    t->fingerprint = fingerprint_of(&t->data);
+    return true;
+}
+
+// --- Sizes ---
+
+static int longer_first(const void *a, const void *b) {
+    size_t x = *(const size_t *)a, y = *(const size_t *)b;
+    return (x < y) - (x > y);
+}
+
+// The most that a micro-batch can bring: the longest examples together.
+static bool measure_batch(const struct training *t, struct llama_limits *limits, fault *f) {
+    size_t count = t->data.count, examples = (size_t)t->options->batch_size;
+    size_t *tokens = malloc(2 * count * sizeof *tokens);
+    if (!tokens) {
+        return fault_memory(f, "the lengths of the examples");
+    }
+    size_t *targets = tokens + count;
+    for (size_t i = 0; i < count; i++) {
+        const struct example *e = &t->data.examples[i];
+        tokens[i] = batch_example_tokens(e);
+        targets[i] = e->count - e->first_target;
+    }
+    qsort(tokens, count, sizeof *tokens, longer_first);
+    qsort(targets, count, sizeof *targets, longer_first);
+    limits->length = tokens[0];
+    for (size_t i = 0; i < count && i < examples; i++) {
+        limits->tokens += tokens[i];
+        limits->targets += targets[i];
+    }
+    free(tokens);
+    return true;
+}
+
+static bool plan_steps(struct training *t, fault *f) {
+    const struct train_options *o = t->options;
+    uint64_t count = t->data.count, per_step = (uint64_t)(o->batch_size * o->grad_accum);
+    t->steps_per_epoch = (count + per_step - 1) / per_step;
+    uint64_t total = (uint64_t)o->max_steps;
+    if (!total) {
+        total = (uint64_t)o->epochs * t->steps_per_epoch;
+    }
+    // The draw of a mask is the running number of an example visit, in 32 bits.
+    if (total / t->steps_per_epoch + 1 > UINT32_MAX / count) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", *o->adapter ? "--max-steps" : "--epochs",
+                         "more than 2^32 visits of examples");
+    }
+    enum schedule_kind kind;
+    if (!schedule_parse(&kind, o->lr_scheduler, f)) {
+        return false;
+    }
+    t->schedule = schedule_make(kind, o->learning_rate, o->warmup_ratio, total);
+    return true;
+}
+
+// --- Adapter ---
+
+static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
+    const struct train_options *o = t->options;
+    struct lora_options options = {.config = t->config,
+                                   .seed = (uint64_t)o->seed,
+                                   .leaves = (uint64_t)(o->batch_size * o->grad_accum)};
+    if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
+        return false;
+    }
+    if (*checkpoint) {
+        return checkpoint_read_values(checkpoint, &t->lora, &t->history, f);
+    }
+    if (!*o->adapter) {
+        return lora_initialise(&t->lora, (uint64_t)o->seed, *o->init_b == 'r', f);
+    }
+    struct adapter_tensors *tensors = lora_tensors(&t->lora, t->lora.value);
+    bool done = tensors ? adapter_read_tensors(o->adapter, t->config.r, tensors, t->lora.count, f)
+                        : fault_memory(f, "the list of adapters");
+    free(tensors);
+    return done;
+}
+
+static bool read_progress(struct training *t, const char *checkpoint, fault *f) {
+    struct checkpoint c;
+    if (!checkpoint_read_state(checkpoint, &c, f)) {
+        return false;
+    }
+    if (c.fingerprint != t->fingerprint) {
+        return fault_set(f, FAULT_INPUT, t->options->data, NULL, "its tokens are not those that %s was trained on",
+                         checkpoint);
+    }
+    if (c.step > t->schedule.total || t->history.count != c.step) {
+        return fault_set(f, FAULT_INPUT, checkpoint, "step", "does not fit the options and the metrics");
+    }
+    t->step = c.step;
+    return true;
+}
+
+static bool take_memory(struct training *t, fault *f) {
+    const struct train_options *o = t->options;
+    struct llama_limits limits = {.mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP, .threads = (unsigned)o->threads};
+    if (!measure_batch(t, &limits, f)) {
+        return false;
+    }
+    t->order = malloc(t->data.count * sizeof *t->order);
+    t->loss = malloc(limits.targets * sizeof *t->loss);
+    if (!t->order || !t->loss) {
+        return fault_memory(f, "the order of the examples");
+    }
+    return batch_make(&t->batch, limits.tokens, (size_t)o->batch_size, f) &&
+           llama_open(&t->llama, &t->model, &t->lora, &limits, f);
+}
+
+bool training_load(struct training *t, const char *checkpoint, fault *f) {
+    struct train_options *o = t->options;
+    bool asked = o->max_length != 512;  // the default gives way to a model with fewer positions
+    return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
+           model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
+           read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&
+           (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
+}
+
+void training_free(struct training *t) {
+    report_close(&t->report);
+    history_free(&t->history);
+    llama_close(t->llama);
+    batch_free(&t->batch);
+    free(t->order);
+    free(t->loss);
+    lora_free(&t->lora);
+    dataset_free(&t->data);
+    dataset_free(&t->held_out);
+    tokenizer_free(t->tokenizer);
+    model_free(&t->model);
+}

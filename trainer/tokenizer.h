@@ -1,0 +1,41 @@
+// Text to tokens and back, by SentencePiece. The library's C++ stays behind this header and no exception leaves it.
+#ifndef LODROP_TRAINER_TOKENIZER_H
+#define LODROP_TRAINER_TOKENIZER_H
+
+#include <stdint.h>
+
+#include "fault.h"
+
+struct tokenizer;
+
+// path: tokenizer.model, or the folder that holds it.
+bool tokenizer_load(struct tokenizer **loaded, const char *path, fault *f);
+void tokenizer_free(struct tokenizer *t);
+
+uint32_t tokenizer_vocab_size(const struct tokenizer *t);
+int32_t tokenizer_bos(const struct tokenizer *t); // -1: it has none
+int32_t tokenizer_eos(const struct tokenizer *t);
+int32_t tokenizer_unk(const struct tokenizer *t);
+
+// Tokens of a text without BOS or EOS. ends[i] is the byte of the text that follows token i; all byte tokens of one
+// character end where the character ends. Zero it before the first use; encoding into it again keeps its memory.
+struct token_list {
+    uint32_t *ids;
+    size_t *ends;
+    size_t count;
+    size_t capacity;
+};
+
+void token_list_free(struct token_list *list);
+
+// text: UTF-8, `length` bytes, less than 1 GiB.
+bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f);
+
+// The text of tokens, ended by a zero byte; the caller frees *text.
+bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, fault *f);
+
+// The tokenizer fits a model of that vocabulary: every token has a row, and the model has no more rows than the
+// tokenizer has tokens, rounded up to a multiple of 128 (models pad their vocabulary for speed).
+bool tokenizer_fits(const struct tokenizer *t, uint32_t model_vocab_size, fault *f);
+
+#endif

@@ -1,0 +1,216 @@
+#include "train.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+
+#include "gradients.h"
+#include "library.h"
+
+static const double BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
+
+// --- A step ---
+
+// The examples that a step visits: places first .. end-1 of the epoch's order.
+struct visit {
+    size_t first, end;
+    uint64_t draw;  // running number of the first visit
+    size_t tokens, targets;
+};
+
+static struct visit visit_of(const struct training *t, uint64_t step) {
+    size_t count = t->data.count, per_step = (size_t)(t->options->batch_size * t->options->grad_accum);
+    struct visit v = {.first = (size_t)(step % t->steps_per_epoch) * per_step};
+    v.end = v.first + per_step < count ? v.first + per_step : count;
+    v.draw = step / t->steps_per_epoch * count + v.first;
+    for (size_t i = v.first; i < v.end; i++) {
+        const struct example *e = &t->data.examples[t->order[i]];
+        v.tokens += e->count;
+        v.targets += e->count - e->first_target;
+    }
+    return v;
+}
+
+// Losses and gradients of the step, micro-batch by micro-batch; *sum: of the losses, in the order of the tokens.
+static bool pass(struct training *t, const struct visit *v, double *sum, fault *f) {
+    size_t size = (size_t)t->options->batch_size;
+    *sum = 0;
+    for (size_t first = v->first; first < v->end; first += size) {
+        batch_clear(&t->batch);
+        for (size_t i = first; i < v->end && i < first + size; i++) {
+            batch_example(&t->batch, &t->data.examples[t->order[i]], (uint32_t)(v->draw + (i - v->first)));
+        }
+        const struct llama_batch *b = &t->batch.view;
+        if (!llama_forward(t->llama, b, f) || !llama_loss(t->llama, b, t->loss, f)) {
+            return false;
+        }
+        for (size_t i = 0; i < b->targets; i++) {
+            *sum += t->loss[i];
+        }
+        if (!llama_backward(t->llama, b, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void clip(struct lora *l, double norm, double most) {
+    float factor = (float)(most / (norm + 1e-6));
+    for (size_t i = 0; most > 0 && factor < 1 && i < l->parameters; i++) {
+        l->gradient[i] *= factor;
+    }
+}
+
+static bool update(struct training *t, const lod_plan *plan, double rate, fault *f) {
+    struct lora *l = &t->lora;
+    lod_adamw_args args = {.count = l->parameters,
+                           .w = l->value,
+                           .g = l->gradient,
+                           .m = l->moment1,
+                           .v = l->moment2,
+                           .learning_rate = rate,
+                           .beta1 = BETA1,
+                           .beta2 = BETA2,
+                           .eps = EPSILON,
+                           .weight_decay = t->options->weight_decay,
+                           .step = t->step + 1};
+    lod_error err;
+    return library_done(lod_adamw(plan, &args, &err), &err, f);
+}
+
+static bool step(struct training *t, const lod_plan *plan, struct step_metrics *m, const struct visit *v, fault *f) {
+    double sum;
+    if (!pass(t, v, &sum, f)) {
+        return false;
+    }
+    *m = (struct step_metrics){.step = t->step + 1,
+                               .loss = sum / (double)v->targets,
+                               .learning_rate = schedule_rate(&t->schedule, t->step),
+                               .grad_norm = lora_finish_gradient(&t->lora, 1 / (double)v->targets),
+                               .eval_loss = -1};
+    if (*t->options->dump_gradients && t->step == 0 &&
+        !gradients_write(t->options->dump_gradients, &t->lora, m->loss, f)) {
+        return false;
+    }
+    if (!isfinite(m->loss) || !isfinite(m->grad_norm)) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--learning-rate",
+                         "step %llu: loss %g, gradient norm %g: the run has diverged; try a lower one",
+                         (unsigned long long)m->step, m->loss, m->grad_norm);
+    }
+    clip(&t->lora, m->grad_norm, t->options->max_grad_norm);
+    return update(t, plan, m->learning_rate, f);
+}
+
+// --- What follows a step ---
+
+static bool save(struct training *t, fault *f) {
+    struct visit next = visit_of(t, t->step);
+    struct checkpoint c = {.step = t->step, .draw = next.draw, .fingerprint = t->fingerprint};
+    struct checkpoint_parts parts = {.options = t->options,
+                                     .config = &t->config,
+                                     .recipe = &t->recipe,
+                                     .lora = &t->lora,
+                                     .history = &t->history};
+    return checkpoint_save(t->options->output, &c, &parts, f);
+}
+
+static bool evaluate_held_out(struct training *t, struct step_metrics *m, fault *f) {
+    bool due = t->step % t->steps_per_epoch == 0 || t->step == t->schedule.total;
+    if (!due || !t->held_out.count) {
+        return true;
+    }
+    if (!evaluate(&t->evaluated, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f)) {
+        return false;
+    }
+    m->eval_loss = t->evaluated.loss;
+    return true;
+}
+
+static bool one_step(struct training *t, const lod_plan *plan, fault *f) {
+    double start = report_clock();
+    if ((t->step % t->steps_per_epoch == 0 || t->step == t->report.first_step) &&
+        !shuffle_epoch(t->order, (uint32_t)t->data.count, (uint64_t)t->options->seed,
+                       (uint32_t)(t->step / t->steps_per_epoch), f)) {
+        return false;
+    }
+    struct step_metrics m;
+    struct visit v = visit_of(t, t->step);
+    if (!step(t, plan, &m, &v, f)) {
+        return false;
+    }
+    double seconds = report_clock() - start;
+    m.tokens_per_second = (double)v.tokens / seconds;
+    t->step++;
+    return evaluate_held_out(t, &m, f) && history_add(&t->history, &m, f) &&
+           report_step(&t->report, &t->history, v.tokens, seconds, f);
+}
+
+// --- The loop ---
+
+static volatile sig_atomic_t interrupted;
+
+static void on_signal(int number) {
+    (void)number;
+    interrupted = 1;
+}
+
+// The first signal asks for a checkpoint; a second one kills as ever.
+static void catch_signals(void) {
+    struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+static bool loop(struct training *t, const lod_plan *plan, enum training_end *end, fault *f) {
+    const struct train_options *o = t->options;
+    uint64_t total = t->schedule.total, stop = o->stop_after ? (uint64_t)o->stop_after : total;
+    *end = TRAINING_DONE;
+    while (t->step < total && *end == TRAINING_DONE) {
+        if (t->step >= stop) {
+            *end = TRAINING_STOPPED;
+        } else if (!one_step(t, plan, f)) {
+            return false;
+        } else if (interrupted && t->step < total) {
+            *end = TRAINING_INTERRUPTED;
+        }
+        bool due = o->save_steps && t->step % (uint64_t)o->save_steps == 0 && t->step < total;
+        if ((due || *end != TRAINING_DONE) && !save(t, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool finish(struct training *t, fault *f) {
+    const char *output = t->options->output;
+    char curves[FILE_PATH_MAX], plan[160];
+    struct adapter_tensors *tensors = lora_tensors(&t->lora, t->lora.value);
+    bool done = tensors ? adapter_write(output, &t->config, &t->recipe, tensors, t->lora.count, f)
+                        : fault_memory(f, "the list of adapters");
+    free(tensors);
+    llama_describe(t->llama, plan, sizeof plan);
+    unsigned threads = (unsigned)t->options->threads;
+    struct summary s = {.steps = t->step,
+                        .train_loss = history_recent_loss(&t->history, (size_t)t->steps_per_epoch),
+                        .eval = t->held_out.count ? &t->evaluated : NULL,
+                        .seed = (uint64_t)t->options->seed,
+                        .threads = threads ? threads : lod_default_threads(),
+                        .plan = plan,
+                        .trainable_parameters = t->lora.parameters};
+    return done && file_path(curves, output, "curves.svg", f) && history_draw(&t->history, curves, f) &&
+           report_summary(&t->report, output, &s, f) && checkpoint_remove(output, f);
+}
+
+bool training_run(struct training *t, enum training_end *end, fault *f) {
+    const char *output = t->options->output;
+    lod_plan *plan = NULL;
+    lod_error err;
+    catch_signals();
+    bool done = file_make_folders(output, f) &&
+                report_open(&t->report, output, &t->history, t->schedule.total, f) &&
+                library_done(lod_plan_rowwise((unsigned)t->options->threads, &plan, &err), &err, f) &&
+                loop(t, plan, end, f) && (*end != TRAINING_DONE || finish(t, f));
+    lod_plan_free(plan);
+    return done;
+}

@@ -1,0 +1,50 @@
+// A training run: all that it works on, and its loop.
+#ifndef LODROP_TRAINER_TRAIN_H
+#define LODROP_TRAINER_TRAIN_H
+
+#include "batch.h"
+#include "checkpoint.h"
+#include "dataset.h"
+#include "evaluate.h"
+#include "history.h"
+#include "llama.h"
+#include "lora.h"
+#include "model.h"
+#include "report.h"
+#include "schedule.h"
+#include "tokenizer.h"
+#include "train_options.h"
+
+struct training {
+    struct train_options *options;
+    struct adapter_config config;
+    struct adapter_recipe recipe;
+    struct model model;
+    struct tokenizer *tokenizer;
+    struct dataset data, held_out;  // held_out.count 0: none
+    struct lora lora;
+    struct schedule schedule;
+    uint64_t steps_per_epoch;
+    uint64_t step;            // done
+    uint64_t fingerprint;     // of the training tokens
+    uint32_t *order;          // [data.count] of the current epoch
+    struct llama *llama;
+    struct batch batch;
+    float *loss;              // [targets of a batch]
+    struct evaluation evaluated;  // the last one
+    struct history history;
+    struct report report;
+};
+
+// Reads and checks everything the options name and takes all memory, before anything is written. checkpoint: the folder to
+// go on from, or empty. t->options is set by the caller, all else zero.
+bool training_load(struct training *t, const char *checkpoint, fault *f);
+void training_free(struct training *t);
+
+enum training_end { TRAINING_DONE, TRAINING_STOPPED, TRAINING_INTERRUPTED };
+
+// Runs to the last step, to --stop-after or to the first SIGINT or SIGTERM; the latter two leave a checkpoint, the first
+// leaves the adapter, the summary and the curves.
+bool training_run(struct training *t, enum training_end *end, fault *f);
+
+#endif

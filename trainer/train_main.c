@@ -1,0 +1,78 @@
+// lodrop-train: fine-tunes a model with LoRA.
+#include <stdio.h>
+
+#include "train.h"
+
+enum { STATUS_INTERRUPTED = 130 };
+
+static bool print_config(const struct train_options *o, const char *checkpoint, fault *f) {
+    struct adapter_config config;
+    struct adapter_recipe recipe;
+    if (!train_options_adapter(&config, &recipe, o, *checkpoint ? checkpoint : o->adapter, f)) {
+        return false;
+    }
+    json_t *object = train_options_json(o, &config, &recipe);
+    bool done = object && json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) == 0;
+    json_decref(object);
+    putchar('\n');
+    return done || fault_memory(f, "the configuration");
+}
+
+static void print_start(struct training *t) {
+    const struct dataset *d = &t->data;
+    report_line(&t->report, "%zu examples, %zu tokens, %zu targets%s", d->count, d->tokens, d->targets,
+                t->step ? ", going on from a checkpoint" : "");
+    if (d->cut) {
+        report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
+                    (long long)t->options->max_length);
+    }
+    report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,
+                (unsigned long long)t->schedule.total);
+}
+
+static void print_end(struct training *t, enum training_end end) {
+    const char *output = t->options->output;
+    if (end != TRAINING_DONE) {
+        report_line(&t->report, "%s after step %llu: go on with lodrop-train --output %s --resume",
+                    end == TRAINING_STOPPED ? "stopped" : "interrupted", (unsigned long long)t->step, output);
+        return;
+    }
+    report_line(&t->report, "training loss %.5f (last epoch)",
+                history_recent_loss(&t->history, (size_t)t->steps_per_epoch));
+    if (t->held_out.count) {
+        report_line(&t->report, "held-out loss %.5f, perplexity %.4f", t->evaluated.loss, t->evaluated.perplexity);
+    }
+    if (t->evaluated.has_accuracy) {
+        report_line(&t->report, "held-out accuracy %.4f", t->evaluated.accuracy);
+    }
+    report_line(&t->report, "adapter, summary.json and curves.svg are in %s", output);
+}
+
+static int fail(const fault *f) {
+    fprintf(stderr, "%s\n", f->text);
+    return f->status;
+}
+
+int main(int argc, char **argv) {
+    static struct train_options options;
+    static struct training t = {.options = &options};
+    char checkpoint[FILE_PATH_MAX];
+    fault f = {0};
+    if (!train_options_read(&options, checkpoint, argc, argv, &f)) {
+        return fail(&f);
+    }
+    if (options.print_config) {
+        return print_config(&options, checkpoint, &f) ? 0 : fail(&f);
+    }
+    enum training_end end = TRAINING_DONE;
+    bool done = training_load(&t, checkpoint, &f);
+    if (done) {
+        print_start(&t);
+        done = training_run(&t, &end, &f);
+    }
+    if (done) {
+        print_end(&t, end);
+    }
+    training_free(&t);
+    return !done ? fail(&f) : end == TRAINING_INTERRUPTED ? STATUS_INTERRUPTED : 0;
+}

@@ -1,0 +1,239 @@
+#include "train_options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "checkpoint.h"
+
+#define AT(field) offsetof(struct train_options, field)
+
+enum { MOST_RANK = 1024, MOST_EXAMPLES = 65536 };
+#define UNBOUNDED 1e15
+
+static const struct option LIST[] = {
+    {"model", OPTION_TEXT, AT(model), 0, 0, "DIR", "Hugging Face folder of a Llama model"},
+    {"data", OPTION_TEXT, AT(data), 0, 0, "FILE", ".jsonl or plain text"},
+    {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, curves, checkpoint"},
+    {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
+    {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
+    {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or lora-input-dropout"},
+    {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
+    {"lora-alpha", OPTION_NUMBER, AT(lora_alpha), 0, 1e9, "X", "scale is alpha / r (default 16)"},
+    {"lora-dropout", OPTION_RATE, AT(lora_dropout), 0, 0, "P",
+     "rate on the input of A (default 0.1 with lora-input-dropout, else 0)"},
+    {"use-rslora", OPTION_SWITCH, AT(use_rslora), 0, 0, NULL, "scale is alpha / sqrt(r)"},
+    {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, "LIST",
+     "of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj, or all-linear (default q_proj,v_proj)"},
+    {"max-length", OPTION_INTEGER, AT(max_length), 2, 1048576, "N", "tokens of the longest sequence (default 512)"},
+    {"batch-size", OPTION_INTEGER, AT(batch_size), 1, MOST_EXAMPLES, "N", "examples a pass (default 8)"},
+    {"grad-accum", OPTION_INTEGER, AT(grad_accum), 1, MOST_EXAMPLES, "N",
+     "passes a step (default 1); 4 x 2 gives the bits of 8 x 1"},
+    {"epochs", OPTION_INTEGER, AT(epochs), 1, UNBOUNDED, "N", "times through the data (default 3)"},
+    {"max-steps", OPTION_INTEGER, AT(max_steps), 0, UNBOUNDED, "N", "steps instead of epochs"},
+    {"learning-rate", OPTION_NUMBER, AT(learning_rate), 0, 1e9, "X", "peak (default 2e-4)"},
+    {"lr-scheduler", OPTION_TEXT, AT(lr_scheduler), 0, 0, "NAME", "linear (default), cosine or constant"},
+    {"warmup-ratio", OPTION_NUMBER, AT(warmup_ratio), 0, 1, "X", "share of the steps (default 0.06)"},
+    {"weight-decay", OPTION_NUMBER, AT(weight_decay), 0, 1e9, "X", "AdamW's (default 0)"},
+    {"max-grad-norm", OPTION_NUMBER, AT(max_grad_norm), 0, 1e300, "X", "clips the gradient (default 1; 0: never)"},
+    {"seed", OPTION_INTEGER, AT(seed), 0, 9.2e18, "N", "of masks, first values and order (default 0)"},
+    {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
+    {"recompute", OPTION_SWITCH, AT(recompute), 0, 0, NULL, "less memory for more time, the same bits"},
+    {"save-steps", OPTION_INTEGER, AT(save_steps), 0, UNBOUNDED, "N", "leave OUTPUT/checkpoint every N steps"},
+    {"stop-after", OPTION_INTEGER, AT(stop_after), 0, UNBOUNDED, "N",
+     "stop after step N with a checkpoint; the schedule stays"},
+    {"resume", OPTION_SWITCH, AT(resume), 0, 0, NULL, "go on from OUTPUT/checkpoint with its options"},
+    {"print-config", OPTION_SWITCH, AT(print_config), 0, 0, NULL, "print what the options amount to, and stop"},
+    {"init-b", OPTION_TEXT, AT(init_b), 0, 0, "NAME", NULL},
+    {"dump-gradients", OPTION_TEXT, AT(dump_gradients), 0, 0, "FILE", NULL},
+};
+
+const struct option_table train_option_table = {
+    .program = "lodrop-train",
+    .usage = "usage: lodrop-train --model DIR --data FILE --output DIR [options]\n"
+             "       lodrop-train --output DIR --resume\n\n"
+             "Fine-tunes a frozen Llama model with LoRA on the CPU.\n",
+    .outro = "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
+             "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
+             "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
+             "      --batch-size 4 --grad-accum 2\n\n"
+             "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", \"label\"};\n"
+             "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
+             "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n",
+    .list = LIST,
+    .count = sizeof LIST / sizeof *LIST,
+};
+
+static const struct train_options DEFAULTS = {
+    .method = "lora",
+    .target_modules = "q_proj,v_proj",
+    .lr_scheduler = "linear",
+    .init_b = "zero",
+    .lora_r = 8,
+    .lora_alpha = 16,
+    .max_length = 512,
+    .batch_size = 8,
+    .grad_accum = 1,
+    .epochs = 3,
+    .learning_rate = 2e-4,
+    .warmup_ratio = 0.06,
+    .max_grad_norm = 1,
+};
+
+static const char METHOD_LORA[] = "lora", METHOD_INPUT[] = "lora-input-dropout";
+
+// --- Reading ---
+
+// Options that may differ when a run goes on: where things lie, and what changes no bit.
+static bool may_change(const char *name) {
+    static const char *const list[] = {"model",     "data",       "output",     "eval-data", "adapter",      "threads",
+                                       "recompute", "save-steps", "stop-after", "resume",    "print-config", "dump-gradients"};
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+        if (strcmp(name, list[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// What the command line gave (line) over the checkpoint's options (o).
+static bool merge(struct train_options *o, const struct train_options *line, option_set given, fault *f) {
+    json_t *wanted = json_object();
+    bool done = wanted;
+    for (size_t i = 0; done && i < train_option_table.count; i++) {
+        const struct option *option = &LIST[i];
+        if (!(given >> i & 1)) {
+            continue;
+        }
+        char name[64], flag[64];
+        option_json_name(option, name);
+        snprintf(flag, sizeof flag, "--%s", option->name);
+        json_t *before = option_json(option, o), *now = option_json(option, line);
+        if (before && now && !may_change(option->name) && !json_equal(before, now)) {
+            done = fault_set(f, FAULT_INPUT, "lodrop-train", flag, "differs from the checkpoint's: leave it out");
+        } else {
+            done = json_object_set(wanted, name, now) == 0 || fault_memory(f, "the options");
+        }
+        json_decref(before);
+        json_decref(now);
+    }
+    done = done && options_from_json(&train_option_table, o, wanted, "lodrop-train", f);
+    json_decref(wanted);
+    return done;
+}
+
+static bool read_resumed(struct train_options *o, char checkpoint[FILE_PATH_MAX], option_set given, fault *f) {
+    struct train_options *line = malloc(sizeof *line);
+    if (!line) {
+        return fault_memory(f, "the options");
+    }
+    *line = *o;
+    *o = DEFAULTS;
+    bool done = checkpoint_find(checkpoint, line->output, f);
+    if (done && !*checkpoint) {
+        done = fault_set(f, FAULT_INPUT, line->output, "checkpoint", "there is none to resume from");
+    }
+    done = done && checkpoint_read_options(checkpoint, o, f);
+    if (done) {
+        o->stop_after = 0;
+        done = merge(o, line, given, f);
+    }
+    free(line);
+    return done;
+}
+
+static bool read_fresh(struct train_options *o, option_set given, fault *f) {
+    static const char *const needed[] = {"model", "data", "output", NULL};
+    char left[FILE_PATH_MAX];
+    if (!options_require(&train_option_table, given, needed, f) || !checkpoint_find(left, o->output, f)) {
+        return false;
+    }
+    if (*left && !o->print_config) {
+        return fault_set(f, FAULT_INPUT, o->output, "checkpoint",
+                         "an unfinished run lies here: go on with --resume, or remove it");
+    }
+    static const char *const of_adapter[] = {"lora-r", "lora-alpha", "use-rslora", "target-modules"};
+    for (size_t i = 0; *o->adapter && i < sizeof of_adapter / sizeof *of_adapter; i++) {
+        if (options_given(&train_option_table, given, of_adapter[i])) {
+            return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
+        }
+    }
+    if (strcmp(o->method, METHOD_INPUT) == 0 && !options_given(&train_option_table, given, "lora-dropout")) {
+        o->lora_dropout = 0.1;
+    }
+    return true;
+}
+
+bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f) {
+    static const char *const needed_to_resume[] = {"output", NULL};
+    *o = DEFAULTS;
+    *checkpoint = 0;
+    option_set given;
+    if (!options_parse(&train_option_table, o, &given, argc, argv, f)) {
+        return false;
+    }
+    return o->resume ? options_require(&train_option_table, given, needed_to_resume, f) &&
+                           read_resumed(o, checkpoint, given, f)
+                     : read_fresh(o, given, f);
+}
+
+// --- Meaning ---
+
+// The last word of a model's path: a name, not a place.
+static void name_model(char name[1024], const char *path) {
+    size_t end = strlen(path);
+    while (end > 1 && path[end - 1] == '/') {
+        end--;
+    }
+    size_t start = end;
+    while (start > 0 && path[start - 1] != '/') {
+        start--;
+    }
+    bool named = end - start < 1024 && path[start] != '.';
+    snprintf(name, 1024, "%.*s", named ? (int)(end - start) : 0, path + start);
+}
+
+bool train_options_adapter(struct adapter_config *config, struct adapter_recipe *recipe, const struct train_options *o,
+                           const char *from, fault *f) {
+    static const char program[] = "lodrop-train";
+    if (strcmp(o->method, METHOD_LORA) != 0 && strcmp(o->method, METHOD_INPUT) != 0) {
+        return fault_set(f, FAULT_INPUT, program, "--method", "'%s' is not %s or %s", o->method, METHOD_LORA, METHOD_INPUT);
+    }
+    if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
+        return fault_set(f, FAULT_INPUT, program, "--init-b", "'%s' is not zero or random", o->init_b);
+    }
+    *config = (struct adapter_config){
+        .r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
+    if (!adapter_modules_parse(o->target_modules, &config->modules, f)) {
+        f->status = FAULT_INPUT;
+        return false;
+    }
+    if (*from && !adapter_read_config(config, from, f)) {
+        return false;
+    }
+    config->dropout = o->lora_dropout;
+    name_model(config->base_model, o->model);
+    *recipe = (struct adapter_recipe){.alpha = config->alpha, .seed = (uint64_t)o->seed};
+    strcpy(recipe->method, config->dropout > 0 ? METHOD_INPUT : METHOD_LORA);
+    if (config->dropout > 0) {
+        recipe->drops[recipe->n_drops++] = (struct adapter_drop){
+            .position = "lora_input", .pattern = "element", .compensation = "inverted", .p = config->dropout};
+    }
+    return true;
+}
+
+json_t *train_options_json(const struct train_options *o, const struct adapter_config *config,
+                           const struct adapter_recipe *recipe) {
+    json_t *object = options_json(&train_option_table, o), *drops = json_array();
+    for (size_t i = 0; i < recipe->n_drops; i++) {
+        const struct adapter_drop *d = &recipe->drops[i];
+        json_array_append_new(drops, json_pack("{s:s, s:s, s:s, s:f}", "position", d->position, "pattern", d->pattern,
+                                               "compensation", d->compensation, "p", d->p));
+    }
+    json_object_set_new(object, "method", json_string(recipe->method));
+    json_object_set_new(object, "lora_r", json_integer(config->r));
+    json_object_set_new(object, "lora_alpha", json_real(config->alpha));
+    json_object_set_new(object, "use_rslora", json_boolean(config->rslora));
+    json_object_del(object, "print_config");
+    json_object_set_new(object, "drops", drops);
+    return object;
+}
