@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the demo's base model: a SentencePiece tokenizer and a small Llama, both from WordNet's text alone.
 
-    pretrain.py OUTPUT [--wordnet FOLDER] [--epochs N] [--threads N] [--seed N]
+    torchrun --nproc-per-node 2 pretrain.py OUTPUT [--wordnet FOLDER] [--epochs N] [--seed N]
 
-Needs torch, transformers, sentencepiece and numpy. OUTPUT gets config.json, model.safetensors (bfloat16) and
+Needs torch, transformers, safetensors, sentencepiece and numpy. OUTPUT gets config.json, model.safetensors (bfloat16) and
 tokenizer.model. The script was run once; its output is demo/base.
 
 Only synsets that make_data.part_of calls 'text' are read: neither tokenizer nor model sees a gloss of the task, be it
@@ -24,7 +24,9 @@ import time
 import numpy as np
 import sentencepiece
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import make_data
@@ -32,36 +34,46 @@ import make_data
 UNK, BOS, EOS = 0, 1, 2
 FIRST_CLASS = 3  # the class names are the pieces right behind the control pieces
 VOCABULARY = 2048
-BATCH_TOKENS = 4096
-MAX_LENGTH = 128
+BATCH_TOKENS = 3072
+MAX_LENGTH = 112
 ANSWER_WEIGHT = 3.0  # loss weight of what follows the separator: the reading of a gloss is what the task needs
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 0.05
 WARMUP_STEPS = 60
 
 
-def llama_config():
-    return LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=128,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=16,
-        max_position_embeddings=256,
-        rms_norm_eps=1e-5,
-        bos_token_id=BOS,
-        eos_token_id=EOS,
-        tie_word_embeddings=True,
-    )
+# config.json in the form that every release of transformers reads.
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+    "head_dim": 16,
+    "hidden_act": "silu",
+    "hidden_size": 128,
+    "initializer_range": 0.02,
+    "intermediate_size": 384,
+    "max_position_embeddings": 256,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 8,
+    "num_hidden_layers": 4,
+    "num_key_value_heads": 4,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": VOCABULARY,
+}
 
 
 def train_tokenizer(synsets, path):
     """BPE with byte fallback on the text as it stands; each class name is one piece."""
     with open(path + ".txt", "w", encoding="utf-8") as file:
         for s in synsets:
-            for text in [s.definition, *s.examples, *s.words]:
+            for text in [s.definition + make_data.SEPARATOR, *s.examples, *s.words]:
                 file.write(text + "\n")
     sentencepiece.SentencePieceTrainer.train(
         input=path + ".txt",
@@ -87,7 +99,6 @@ def train_tokenizer(synsets, path):
         assert tokens[-1] == FIRST_CLASS + i and tokens[:-1] == tokenizer.encode(
             "a member of the genus Canis" + make_data.SEPARATOR
         ), name
-    return tokenizer
 
 
 class Lines:
@@ -116,8 +127,7 @@ class Lines:
         return [BOS, *tokens, EOS], 2 + len(tokens)
 
     def batches(self, rng):
-        """An epoch as (tokens [row][position], loss weight of each next token): lines of about one length share a
-        batch, so that little is padded, and no line sees another."""
+        """An epoch as lists of lines. Lines of about one length share a batch, so that little is padded."""
         drawn = [self.draw(i, rng) for i in range(len(self.gloss))]
         drawn = sorted((d for d in drawn if len(d[0]) <= MAX_LENGTH), key=lambda d: len(d[0]) + rng.random())
         batches, at = [], 0
@@ -126,13 +136,17 @@ class Lines:
             batches.append(drawn[at : at + size])
             at += size
         rng.shuffle(batches)
-        for rows in batches:
-            width = max(len(tokens) for tokens, _ in rows)
-            lengths = torch.tensor([[len(tokens)] for tokens, _ in rows])
-            plain = torch.tensor([[plain] for _, plain in rows])
-            tokens = torch.tensor([tokens + [EOS] * (width - len(tokens)) for tokens, _ in rows])
-            target = torch.arange(1, width)
-            yield tokens, (target < lengths) * torch.where(target < plain, 1.0, ANSWER_WEIGHT)
+        return batches
+
+
+def padded(batch):
+    """(tokens [row][position], loss weight of each next token)"""
+    width = max(len(tokens) for tokens, _ in batch)
+    lengths = torch.tensor([[len(tokens)] for tokens, _ in batch])
+    plain = torch.tensor([[plain] for _, plain in batch])
+    tokens = torch.tensor([tokens + [EOS] * (width - len(tokens)) for tokens, _ in batch])
+    target = torch.arange(1, width)
+    return tokens, (target < lengths) * torch.where(target < plain, 1.0, ANSWER_WEIGHT)
 
 
 def token_losses(model, tokens):
@@ -160,41 +174,49 @@ def optimizers(model):
 def validation_losses(model, lines):
     """Mean loss of all tokens and of the answers alone, over the glosses of the task's training part."""
     total, answers = np.zeros(2), np.zeros(2)
-    for tokens, weight in lines.batches(random.Random(0)):
+    for tokens, weight in map(padded, lines.batches(random.Random(0))):
         loss, real, answer = token_losses(model, tokens), (weight > 0).float(), (weight > 1).float()
         total += (loss * real).sum().item(), real.sum().item()
         answers += (loss * answer).sum().item(), answer.sum().item()
     return total[0] / total[1], answers[0] / answers[1]
 
 
-def pretrain(model, lines, validation, epochs, seed, save):
-    rng = random.Random(seed)
-    steps_per_epoch = sum(1 for _ in lines.batches(random.Random(seed)))
-    steps, step, start = epochs * steps_per_epoch, 0, time.time()
-    opts = optimizers(model)
+def average_gradients(parameters):
+    flat = torch.cat([p.grad.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    for p, grad in zip(parameters, (flat / dist.get_world_size()).split([p.numel() for p in parameters])):
+        p.grad.copy_(grad.view_as(p))
+
+
+def pretrain(model, lines, epochs, seed, end_of_epoch):
+    rank, world = dist.get_rank(), dist.get_world_size()
+    rng, parameters, opts = random.Random(seed), list(model.parameters()), optimizers(model)
+    step, start = 0, time.time()
     for epoch in range(epochs):
-        total, count, tokens_seen = 0.0, 0.0, 0
-        for tokens, weight in lines.batches(rng):
-            rate = min((step + 1) / WARMUP_STEPS, 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))) + 0.01)
+        batches = lines.batches(rng)
+        steps_per_epoch = len(batches) // world
+        # The number of batches differs a little between epochs; the schedule takes this epoch's for all.
+        steps = step + (epochs - epoch) * steps_per_epoch
+        losses = []
+        for batch in batches[rank : steps_per_epoch * world : world]:
+            tokens, weight = padded(batch)
             loss = (token_losses(model, tokens) * weight).sum() / weight.sum()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            average_gradients(parameters)
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            rate = min((step + 1) / WARMUP_STEPS, 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
             for opt in opts:
                 for group in opt.param_groups:
                     group["lr"] = LEARNING_RATE * rate
                 opt.step()
                 opt.zero_grad()
-            total, count, tokens_seen = total + loss.item(), count + 1, tokens_seen + weight.count_nonzero().item()
             step += 1
-            if step % 50 == 0:
-                print(f"step {step}/{steps}  loss {total / count:.4f}  {time.time() - start:.0f} s", flush=True)
-                total, count = 0.0, 0.0
-        all_tokens, answers = validation_losses(model, validation)
-        print(
-            f"epoch {epoch + 1}  {tokens_seen} tokens  validation loss {all_tokens:.4f}, answers {answers:.4f}",
-            flush=True,
-        )
-        save()
+            losses.append(loss.item())
+            if rank == 0 and step % 50 == 0:
+                print(f"step {step}/{steps}  loss {np.mean(losses[-50:]):.4f}  {time.time() - start:.0f} s", flush=True)
+        if rank == 0:
+            print(f"epoch {epoch + 1}: {sum(len(t) for b in batches for t, _ in b)} tokens", flush=True)
+            end_of_epoch()
 
 
 @torch.no_grad()
@@ -215,36 +237,45 @@ def save_model(model, tokenizer, output):
     copy = LlamaForCausalLM(model.config)
     copy.load_state_dict(model.state_dict())
     set_class_embeddings(copy, tokenizer)
-    copy.to(torch.bfloat16).save_pretrained(output)
+    tensors = {n: p.to(torch.bfloat16) for n, p in copy.named_parameters()}
+    save_file(tensors, os.path.join(output, "model.safetensors"), metadata={"format": "pt"})
+    with open(os.path.join(output, "config.json"), "w", encoding="utf-8") as file:
+        json.dump(CONFIG, file, indent=2)
+        file.write("\n")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output")
     parser.add_argument("--wordnet", default="/usr/share/wordnet")
-    parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     os.makedirs(args.output, exist_ok=True)
 
+    dist.init_process_group("gloo")
     synsets = make_data.read_wordnet(args.wordnet)
     text = [s for s in synsets if make_data.part_of(s.name) == "text"]
     known = {s.name: s for s in text}
-    tokenizer = train_tokenizer(text, os.path.join(args.output, "tokenizer.model"))
-    model = LlamaForCausalLM(llama_config())
-    print(f"{len(text)} synsets, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
-    validation = [s for s in synsets if make_data.part_of(s.name) == "train"]
-    pretrain(
-        model,
-        Lines(text, known, tokenizer),
-        Lines(validation, known, tokenizer),
-        args.epochs,
-        args.seed,
-        lambda: save_model(model, tokenizer, args.output),
-    )
+    tokenizer_path = os.path.join(args.output, "tokenizer.model")
+    if dist.get_rank() == 0:
+        train_tokenizer(text, tokenizer_path)
+    dist.barrier()
+    tokenizer = sentencepiece.SentencePieceProcessor(model_file=tokenizer_path)
+    model = LlamaForCausalLM(LlamaConfig(**CONFIG))
+    validation = Lines([s for s in synsets if make_data.part_of(s.name) == "train"], known, tokenizer)
+
+    def end_of_epoch():
+        all_tokens, answers = validation_losses(model, validation)
+        print(f"validation loss {all_tokens:.4f}, of the answers {answers:.4f}", flush=True)
+        save_model(model, tokenizer, args.output)
+
+    if dist.get_rank() == 0:
+        print(f"{len(text)} synsets, {sum(p.numel() for p in model.parameters())} parameters", flush=True)
+    pretrain(model, Lines(text, known, tokenizer), args.epochs, args.seed, end_of_epoch)
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ static void add(float *into, const float *from, size_t n) {
 }
 
 void lod_grad_sum_finish(lod_grad_sum *sum, float *total) {
+    LOD_DEFAULT_FP;
     bool empty = true;
     for (unsigned l = 0; l < sum->levels; l++) {
         if (!(sum->count >> l & 1)) continue;

@@ -6,6 +6,7 @@
 
 // thr, or an error if p cannot be represented.
 static lod_status threshold_of(double p, uint32_t *threshold, lod_error *err) {
+    LOD_DEFAULT_FP;
     if (!(p >= 0 && p < 1)) return lod_fail(err, LOD_BAD_ARGUMENT, "p", "%g is not in [0, 1)", p);
     *threshold = lod_mask_threshold(p);
     if (p > 0 && (*threshold == 0 || *threshold == 65536)) {
@@ -15,6 +16,7 @@ static lod_status threshold_of(double p, uint32_t *threshold, lod_error *err) {
 }
 
 lod_status lod_dropout_check(const lod_dropout *dropout, uint32_t *threshold, float *inv, lod_error *err) {
+    LOD_DEFAULT_FP;
     LOD_TRY(threshold_of(dropout->p, threshold, err));
     switch (dropout->compensation) {
     case LOD_COMPENSATION_NONE: *inv = 1; return LOD_OK;
@@ -92,6 +94,7 @@ lod_status lod_mask_span(uint64_t seed, uint32_t site, uint32_t draw, double p, 
     LOD_TRY(check_range(0, length, "length", err));
     *start = *count = 0;
     if (p == 0 || length == 0) return LOD_OK;
+    LOD_DEFAULT_FP;
     size_t run = (size_t)floor(p * (double)length);
     if (run == 0) run = 1;
     uint32_t w0 = lod_philox4x32(seed, UINT32_MAX, 0, site, draw).w[0];

@@ -52,6 +52,16 @@ static void fp_set_environment(uint64_t value) {
 enum { FP_DEFAULT = 0 };
 #endif
 
+uint64_t lod_fp_default(void) {
+    uint64_t saved = fp_environment();
+    fp_set_environment(FP_DEFAULT);
+    return saved;
+}
+
+void lod_fp_restore(const uint64_t *saved) {
+    fp_set_environment(*saved);
+}
+
 typedef struct work {
     void (*body)(void *task, size_t i);
     void *task;
@@ -59,10 +69,8 @@ typedef struct work {
 
 static void run_one(void *context, size_t i) {
     const work *w = context;
-    uint64_t saved = fp_environment();
-    fp_set_environment(FP_DEFAULT);
+    LOD_DEFAULT_FP;
     w->body(w->task, i);
-    fp_set_environment(saved);
 }
 
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task) {

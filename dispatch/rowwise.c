@@ -195,6 +195,7 @@ static lod_status check_adamw(const lod_plan *plan, const lod_adamw_args *a, lod
 
 lod_status lod_adamw(const lod_plan *plan, const lod_adamw_args *a, lod_error *err) {
     LOD_TRY(check_adamw(plan, a, err));
+    LOD_DEFAULT_FP;
     adamw_run adamw = {.args = a,
                        .scalars = {.lr_decay = (float)(a->learning_rate * a->weight_decay),
                                    .lr_correction1 = (float)(a->learning_rate / (1 - power(a->beta1, a->step))),

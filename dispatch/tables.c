@@ -2,9 +2,10 @@
 // are rounded to float32 where the framework rounds them that most models were trained with.
 #include <sleef.h>
 
-#include "lodrop.h"
+#include "dispatch.h"
 
 void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine) {
+    LOD_DEFAULT_FP;
     const size_t half = head_dim / 2;
     for (size_t i = 0; i < half; i++) {
         float exponent = (float)(2 * i) / (float)head_dim;

@@ -21,8 +21,8 @@ bool fault_set(fault *f, int status, const char *file, const char *field, const 
 // Out of memory, with what could not be held.
 bool fault_memory(fault *f, const char *what);
 
-// A system call failed with `error` on `file`; `action` as in "cannot open". Errors of the machine (disk full, read-only
-// mount, input/output, memory, too many files) are FAULT_RESOURCE, all others (missing, not allowed, a folder) FAULT_INPUT.
+// A system call failed with `error` on `file`; `action` as in "cannot open". Errors of the machine (disk full, mount
+// read-only, input/output, memory, open files) are FAULT_RESOURCE; others (missing, not allowed, a folder) FAULT_INPUT.
 bool fault_system(fault *f, const char *file, const char *action, int error);
 
 #endif

@@ -17,7 +17,7 @@
 #define LOD_INLINE static inline __attribute__((always_inline))
 
 // Register tiles of kernels/vector/rank.c: 8 accumulators of 16 registers each.
-enum { LOD_DOT_TOKENS = 2, LOD_DOT_RANKS = 2, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
+enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
 
 typedef struct v16 {
     __m256 lo, hi;
@@ -32,6 +32,22 @@ typedef struct m16 {
 typedef struct w16 {
     __m256i a, b, c, d;
 } w16;
+
+// One register, the share of a v16 that register tiles work on.
+typedef __m256 part;
+enum { LOD_PART_LANES = 8 };
+
+LOD_INLINE part part_load(const float *p) {
+    return _mm256_loadu_ps(p);
+}
+
+LOD_INLINE void part_store(float *p, part a) {
+    _mm256_storeu_ps(p, a);
+}
+
+LOD_INLINE part part_fma(part a, part b, part c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
 
 LOD_INLINE v16 v16_zero(void) {
     return (v16){_mm256_setzero_ps(), _mm256_setzero_ps()};
@@ -169,10 +185,12 @@ LOD_INLINE float v16_max_lane(v16 a) {
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_shuffle_ps(s2, s2, 1)));
 }
 
-// out[i] = v16_sum(a[i]), four trees at once.
-LOD_INLINE void v16_sum4(const v16 a[4], float out[4]) {
-    __m256 a0 = _mm256_add_ps(a[0].lo, a[0].hi), a1 = _mm256_add_ps(a[1].lo, a[1].hi);
-    __m256 a2 = _mm256_add_ps(a[2].lo, a[2].hi), a3 = _mm256_add_ps(a[3].lo, a[3].hi);
+// out[i] = the sum of rows[i], [4][16]: four trees at once.
+LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
+    __m256 a0 = _mm256_add_ps(_mm256_loadu_ps(rows), _mm256_loadu_ps(rows + 8));
+    __m256 a1 = _mm256_add_ps(_mm256_loadu_ps(rows + 16), _mm256_loadu_ps(rows + 24));
+    __m256 a2 = _mm256_add_ps(_mm256_loadu_ps(rows + 32), _mm256_loadu_ps(rows + 40));
+    __m256 a3 = _mm256_add_ps(_mm256_loadu_ps(rows + 48), _mm256_loadu_ps(rows + 56));
     __m256 s02 = _mm256_add_ps(_mm256_permute2f128_ps(a0, a2, 0x20), _mm256_permute2f128_ps(a0, a2, 0x31));
     __m256 s13 = _mm256_add_ps(_mm256_permute2f128_ps(a1, a3, 0x20), _mm256_permute2f128_ps(a1, a3, 0x31));
     __m256 s2 = _mm256_add_ps(_mm256_shuffle_ps(s02, s13, 0x44), _mm256_shuffle_ps(s02, s13, 0xEE));

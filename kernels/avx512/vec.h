@@ -17,7 +17,7 @@
 #define LOD_INLINE static inline __attribute__((always_inline))
 
 // Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers each.
-enum { LOD_DOT_TOKENS = 4, LOD_DOT_RANKS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2 };
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2 };
 
 typedef __m512 v16;
 typedef __mmask16 m16;
@@ -26,6 +26,22 @@ typedef __mmask16 m16;
 typedef struct w16 {
     __m512i even, odd;
 } w16;
+
+// One register, the share of a v16 that register tiles work on.
+typedef __m512 part;
+enum { LOD_PART_LANES = 16 };
+
+LOD_INLINE part part_load(const float *p) {
+    return _mm512_loadu_ps(p);
+}
+
+LOD_INLINE void part_store(float *p, part a) {
+    _mm512_storeu_ps(p, a);
+}
+
+LOD_INLINE part part_fma(part a, part b, part c) {
+    return _mm512_fmadd_ps(a, b, c);
+}
 
 LOD_INLINE v16 v16_zero(void) {
     return _mm512_setzero_ps();
@@ -146,10 +162,11 @@ LOD_INLINE float v16_max_lane(v16 a) {
     return _mm_cvtss_f32(_mm_max_ss(s2, _mm_shuffle_ps(s2, s2, 1)));
 }
 
-// out[i] = v16_sum(a[i]), four trees at once.
-LOD_INLINE void v16_sum4(const v16 a[4], float out[4]) {
-    v16 a01 = v16_add(_mm512_shuffle_f32x4(a[0], a[1], 0x44), _mm512_shuffle_f32x4(a[0], a[1], 0xEE));
-    v16 a23 = v16_add(_mm512_shuffle_f32x4(a[2], a[3], 0x44), _mm512_shuffle_f32x4(a[2], a[3], 0xEE));
+// out[i] = the sum of rows[i], [4][16]: four trees at once.
+LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
+    v16 a0 = v16_load(rows), a1 = v16_load(rows + 16), a2 = v16_load(rows + 32), a3 = v16_load(rows + 48);
+    v16 a01 = v16_add(_mm512_shuffle_f32x4(a0, a1, 0x44), _mm512_shuffle_f32x4(a0, a1, 0xEE));
+    v16 a23 = v16_add(_mm512_shuffle_f32x4(a2, a3, 0x44), _mm512_shuffle_f32x4(a2, a3, 0xEE));
     v16 s4 = v16_add(_mm512_shuffle_f32x4(a01, a23, 0x88), _mm512_shuffle_f32x4(a01, a23, 0xDD));
     v16 s2 = v16_add(s4, _mm512_permute_ps(s4, 0x4E));
     v16 s1 = v16_add(s2, _mm512_permute_ps(s2, 0xB1));

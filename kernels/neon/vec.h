@@ -17,7 +17,7 @@
 #define LOD_INLINE static inline __attribute__((always_inline))
 
 // Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers each.
-enum { LOD_DOT_TOKENS = 2, LOD_DOT_RANKS = 2, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
 
 typedef struct v16 {
     float32x4_t a, b, c, d;
@@ -37,6 +37,22 @@ typedef w16 m16;
     { f((x).a, (y).a), f((x).b, (y).b), f((x).c, (y).c), f((x).d, (y).d) }
 #define LOD_EACH3(f, x, y, z)                                                                                          \
     { f((x).a, (y).a, (z).a), f((x).b, (y).b, (z).b), f((x).c, (y).c, (z).c), f((x).d, (y).d, (z).d) }
+
+// One register, the share of a v16 that register tiles work on.
+typedef float32x4_t part;
+enum { LOD_PART_LANES = 4 };
+
+LOD_INLINE part part_load(const float *p) {
+    return vld1q_f32(p);
+}
+
+LOD_INLINE void part_store(float *p, part a) {
+    vst1q_f32(p, a);
+}
+
+LOD_INLINE part part_fma(part a, part b, part c) {
+    return vfmaq_f32(c, a, b);
+}
 
 LOD_INLINE v16 v16_set1(float x) {
     float32x4_t q = vdupq_n_f32(x);
@@ -204,10 +220,10 @@ LOD_INLINE float v16_max_lane(v16 a) {
     return lane[0];
 }
 
-// out[i] = v16_sum(a[i]).
-LOD_INLINE void v16_sum4(const v16 a[4], float out[4]) {
+// out[i] = the sum of rows[i], [4][16].
+LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
     for (int i = 0; i < 4; i++) {
-        out[i] = v16_sum(a[i]);
+        out[i] = v16_sum(v16_load(rows + 16 * i));
     }
 }
 

@@ -7,10 +7,11 @@
 #include "lanes.h"
 
 enum {
-    DOT_BLOCK_TOKENS = 8,
+    DOT_BLOCK_TOKENS = 2 * LOD_DOT_TOKENS,
     DOT_BLOCK_RANKS = 16,
     DOT_BLOCK_DEPTH = 256,
-    GRAD_BLOCK_TOKENS = 64,
+    DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
+    GRAD_BLOCK_TOKENS = 128,
     GRAD_BLOCK_COLUMNS = 64,
 };
 
@@ -29,103 +30,104 @@ LOD_INLINE void copy_kept(const float *x, const uint8_t *keep, size_t n, float *
 // ---------------------------------------------------------------------------------------------------------------------
 // rank_dot: lanes over k
 
-// sum[t][q] += x[t][k] a[q][k] lane by lane over k < n, for LOD_DOT_TOKENS rows of a padded block and `ranks` of a.
+// sum[t][q] += x[t][k] a[q][k] over the lanes of one register, k = 0, 16, .. < n, for the tokens of a tile and `ranks`
+// rows of a. One lane group at a time, so that a tile of 3 or 4 tokens fits narrow registers too:
 //
-//              a[0] a[1] a[2] a[3]      one vector along k each, loaded in turn
+//              a[0] a[1] a[2] a[3]      one register each, in turn
 //      x[0]    s00  s01  s02  s03
 //      x[1]    s10  s11  s12  s13
-//      x[2]    s20  s21  s22  s23       rows 2 and 3 only where there are registers for them
-//      x[3]    s30  s31  s32  s33
-LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, int ranks, v16 *sum) {
+//      x[2]    s20  s21  s22  s23
+//      x[3]    s30  s31  s32  s33       only where there are registers for a fourth token
+LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, int ranks, float *sum) {
     const bool four = LOD_DOT_TOKENS == 4;
+    float *sum1 = sum + DOT_SUMS, *sum2 = sum + 2 * DOT_SUMS, *sum3 = sum + (four ? 3 : 2) * DOT_SUMS;
+#define DOT_RANKS(M) M(0) M(1) M(2) M(3)
 #define DOT_LOAD(q)                                                                                                    \
-    v16 s0##q = q < ranks ? sum[q] : v16_zero();                                                                       \
-    v16 s1##q = q < ranks ? sum[q + DOT_BLOCK_RANKS] : v16_zero();                                                     \
-    v16 s2##q = q < ranks && four ? sum[q + 2 * DOT_BLOCK_RANKS] : v16_zero();                                         \
-    v16 s3##q = q < ranks && four ? sum[q + 3 * DOT_BLOCK_RANKS] : v16_zero();
-#define DOT_RANK(q, a_row)                                                                                             \
+    const size_t at##q = q < ranks ? 16 * q : 0;                                                                       \
+    part s0##q = part_load(sum + at##q), s1##q = part_load(sum1 + at##q);                                              \
+    part s2##q = part_load(sum2 + at##q), s3##q = part_load(sum3 + at##q);
+#define DOT_STEP(q)                                                                                                    \
     if (q < ranks) {                                                                                                   \
-        v16 aq = a_row; __asm__("":"+x"(aq.lo),"+x"(aq.hi)); \
-        s0##q = v16_fma(x0, aq, s0##q);                                                                                \
-        s1##q = v16_fma(x1, aq, s1##q);                                                                                \
-        if (four) {                                                                                                    \
-            s2##q = v16_fma(x2, aq, s2##q);                                                                            \
-            s3##q = v16_fma(x3, aq, s3##q);                                                                            \
-        }                                                                                                              \
+        part aq = part_load(a + q * lda + k);                                                                          \
+        s0##q = part_fma(x0, aq, s0##q);                                                                               \
+        s1##q = part_fma(x1, aq, s1##q);                                                                               \
+        s2##q = part_fma(x2, aq, s2##q);                                                                               \
+        s3##q = four ? part_fma(x3, aq, s3##q) : s3##q;                                                                \
     }
-#define DOT_STEP(load_row)                                                                                             \
-    v16 x0 = v16_load(x + k), x1 = v16_load(x + DOT_BLOCK_DEPTH + k);                                                  \
-    v16 x2 = four ? v16_load(x + 2 * DOT_BLOCK_DEPTH + k) : v16_zero();                                                \
-    v16 x3 = four ? v16_load(x + 3 * DOT_BLOCK_DEPTH + k) : v16_zero();                                                \
-    DOT_RANK(0, load_row(a + k))                                                                                       \
-    DOT_RANK(1, load_row(a + lda + k))                                                                                 \
-    DOT_RANK(2, load_row(a + 2 * lda + k))                                                                             \
-    DOT_RANK(3, load_row(a + 3 * lda + k))
-#define DOT_LOAD_TAIL(p) v16_load_n(p, n - k)
 #define DOT_STORE(q)                                                                                                   \
     if (q < ranks) {                                                                                                   \
-        sum[q] = s0##q;                                                                                                \
-        sum[q + DOT_BLOCK_RANKS] = s1##q;                                                                              \
+        part_store(sum + at##q, s0##q);                                                                                     \
+        part_store(sum1 + at##q, s1##q);                                                                                    \
+        part_store(sum2 + at##q, s2##q);                                                                                    \
         if (four) {                                                                                                    \
-            sum[q + 2 * DOT_BLOCK_RANKS] = s2##q;                                                                      \
-            sum[q + 3 * DOT_BLOCK_RANKS] = s3##q;                                                                      \
+            part_store(sum3 + at##q, s3##q);                                                                                \
         }                                                                                                              \
     }
-    DOT_LOAD(0)
-    DOT_LOAD(1)
-    DOT_LOAD(2)
-    DOT_LOAD(3)
-    size_t k = 0;
-    for (; k + 16 <= n; k += 16) {
-        DOT_STEP(v16_load)
+    DOT_RANKS(DOT_LOAD)
+    for (size_t k = 0; k + 16 <= n; k += 16) {
+        part x0 = part_load(x + k), x1 = part_load(x + DOT_BLOCK_DEPTH + k);
+        part x2 = part_load(x + 2 * DOT_BLOCK_DEPTH + k), x3 = four ? part_load(x + 3 * DOT_BLOCK_DEPTH + k) : x2;
+        DOT_RANKS(DOT_STEP)
     }
-    if (k < n) {
-        DOT_STEP(DOT_LOAD_TAIL)
-    }
-    DOT_STORE(0)
-    DOT_STORE(1)
-    DOT_STORE(2)
-    DOT_STORE(3)
+    DOT_RANKS(DOT_STORE)
 }
 
-// A row of tiles over r <= DOT_BLOCK_RANKS ranks.
-static void dot_ranks(const float *x, const float *a, size_t lda, size_t n, size_t r, v16 *sum) {
+// The tiles of r <= DOT_BLOCK_RANKS ranks over the lanes of one register.
+static void dot_ranks(const float *x, const float *a, size_t lda, size_t n, size_t r, float *sum) {
     size_t q = 0;
-    for (; q + LOD_DOT_RANKS <= r; q += LOD_DOT_RANKS) {
-        dot_tile(x, a + q * lda, lda, n, LOD_DOT_RANKS, sum + q);
+    for (; q + 4 <= r; q += 4) {
+        dot_tile(x, a + q * lda, lda, n, 4, sum + 16 * q);
     }
-    for (; q + 2 <= r; q += 2) {
-        dot_tile(x, a + q * lda, lda, n, 2, sum + q);
+    if (q + 2 <= r) {
+        dot_tile(x, a + q * lda, lda, n, 2, sum + 16 * q);
+        q += 2;
     }
     if (q < r) {
-        dot_tile(x, a + q * lda, lda, n, 1, sum + q);
+        dot_tile(x, a + q * lda, lda, n, 1, sum + 16 * q);
+    }
+}
+
+// What is left of a depth that does not end on a vector.
+static void dot_tail(const float *x, const float *a, size_t lda, size_t left, size_t r, float *sum) {
+    for (size_t q = 0; q < r; q++) {
+        v16_store(sum + 16 * q, v16_fma(v16_load(x), v16_load_n(a + q * lda, left), v16_load(sum + 16 * q)));
+    }
+}
+
+// One block of depth of `tokens` copied rows of x (whole tiles), into their sums.
+static void dot_depth(const float *x, const float *a, size_t lda, size_t depth, size_t tokens, size_t r,
+                      float *sum) {
+    size_t whole = depth / 16 * 16;
+    for (size_t i = 0; i < tokens; i += LOD_DOT_TOKENS) {
+        for (size_t lane = 0; lane < 16; lane += LOD_PART_LANES) {
+            dot_ranks(x + i * DOT_BLOCK_DEPTH + lane, a + lane, lda, whole, r, sum + i * DOT_SUMS + lane);
+        }
+    }
+    for (size_t i = 0; i < tokens && whole < depth; i++) {
+        dot_tail(x + i * DOT_BLOCK_DEPTH + whole, a + whole, lda, depth - whole, r, sum + i * DOT_SUMS);
     }
 }
 
 // u[t][q] for tokens t0 .. t0 + tokens - 1 and ranks q0 .. q0 + r - 1. A missing token of the last tile is played by the
 // last one there is.
 static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
-    _Alignas(64) float block[DOT_BLOCK_TOKENS][DOT_BLOCK_DEPTH];
-    v16 sum[DOT_BLOCK_TOKENS][DOT_BLOCK_RANKS];
+    _Alignas(64) float x[DOT_BLOCK_TOKENS][DOT_BLOCK_DEPTH];
+    _Alignas(64) float sum[DOT_BLOCK_TOKENS][DOT_SUMS];
     size_t rows = (tokens + LOD_DOT_TOKENS - 1) / LOD_DOT_TOKENS * LOD_DOT_TOKENS;
-    for (size_t i = 0; i < rows * DOT_BLOCK_RANKS; i++) {
-        sum[i / DOT_BLOCK_RANKS][i % DOT_BLOCK_RANKS] = v16_zero();
-    }
+    memset(sum, 0, rows * sizeof *sum);
     for (size_t k = 0; k < args->n; k += DOT_BLOCK_DEPTH) {
         size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k);
         for (size_t i = 0; i < rows; i++) {
             size_t t = t0 + smaller(i, tokens - 1);
             const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
-            copy_kept(args->x + t * args->ldx + k, keep, depth, block[i]);
+            copy_kept(args->x + t * args->ldx + k, keep, depth, x[i]);
         }
-        for (size_t i = 0; i < rows; i += LOD_DOT_TOKENS) {
-            dot_ranks(block[i], args->a + q0 * args->lda + k, args->lda, depth, r, sum[i]);
-        }
+        dot_depth(x[0], args->a + q0 * args->lda + k, args->lda, depth, rows, r, sum[0]);
     }
     for (size_t i = 0; i < tokens; i++) {
         for (size_t q = 0; q < r; q += 4) {
             float four[4];
-            v16_sum4(&sum[i][q], four);
+            v16_sum4(sum[i] + 16 * q, four);
             for (size_t j = 0; j < smaller(4, r - q); j++) {
                 args->u[(t0 + i) * args->ldu + q0 + q + j] = four[j] * args->scale;
             }

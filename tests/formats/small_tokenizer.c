@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "check.h"
+#include "expect.h"
 
 // A protocol buffer being written; the field numbers below are those of SentencePiece's ModelProto.
 struct message {

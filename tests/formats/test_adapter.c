@@ -8,7 +8,7 @@
 #include "../../trainer/file.h"
 #include "../../trainer/json.h"
 #include "../../trainer/safetensors.h"
-#include "check.h"
+#include "expect.h"
 
 enum { R = 2, WIDTH = 8, NARROW = 4 };
 

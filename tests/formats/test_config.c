@@ -6,7 +6,7 @@
 
 #include "../../trainer/file.h"
 #include "../../trainer/json.h"
-#include "check.h"
+#include "expect.h"
 
 static const char base[] = "{\"model_type\": \"llama\", \"hidden_size\": 64, \"intermediate_size\": 172,"
                            " \"num_hidden_layers\": 5, \"num_attention_heads\": 8, \"vocab_size\": 512,"

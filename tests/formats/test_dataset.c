@@ -7,7 +7,7 @@
 
 #include "../../trainer/file.h"
 #include "../../trainer/json.h"
-#include "check.h"
+#include "expect.h"
 #include "small_tokenizer.h"
 
 enum { BOS = 1, EOS = 2 };

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "../../trainer/file.h"
-#include "check.h"
+#include "expect.h"
 
 static void faults_have_one_line(void) {
     fault f = {0};

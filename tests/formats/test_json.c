@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../../trainer/file.h"
-#include "check.h"
+#include "expect.h"
 
 static bool parse(json_t **root, const char *text, fault *f) {
     return json_read_bytes(root, text, strlen(text), "t.json", f);

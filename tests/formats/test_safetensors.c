@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "../../trainer/file.h"
-#include "check.h"
+#include "expect.h"
 
 // A file image: header length, header, `data` bytes that count up. The caller frees it.
 static uint8_t *image(const char *header, size_t data, size_t *size) {
@@ -194,6 +194,9 @@ static void two_files(void) {
     write_text(index, "{\"weight_map\":{\"b\":\"3.safetensors\"}}");
     REFUSED(safetensors_open(&s, temporary("sharded"), &f), &f, FAULT_INPUT, "3.safetensors", "No such file");
     write_text(index, "{\"weight_map\":{\"b\":\"../sharded/2.safetensors\"}}");
+    REFUSED(safetensors_open(&s, temporary("sharded"), &f), &f, FAULT_INPUT, "index.json: weight_map",
+            "beside the index");
+    write_text(index, "{\"weight_map\":{\"b\":\"inside/2.safetensors\"}}");
     REFUSED(safetensors_open(&s, temporary("sharded"), &f), &f, FAULT_INPUT, "index.json: weight_map",
             "beside the index");
     write_text(index, "{\"weight_map\":{\"b\":2}}");

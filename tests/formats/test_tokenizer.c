@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "../../trainer/file.h"
-#include "check.h"
+#include "expect.h"
 #include "small_tokenizer.h"
 
 static bool gives(const struct tokenizer *t, const char *text, size_t count, const uint32_t *ids, const size_t *ends) {

@@ -1,6 +1,6 @@
 // What the tests of the file formats share: counting, a temporary folder, the folder of real data.
-#ifndef LODROP_TESTS_FORMATS_CHECK_H
-#define LODROP_TESTS_FORMATS_CHECK_H
+#ifndef LODROP_TESTS_FORMATS_EXPECT_H
+#define LODROP_TESTS_FORMATS_EXPECT_H
 
 #include <stdbool.h>
 #include <stddef.h>

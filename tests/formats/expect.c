@@ -1,6 +1,6 @@
 #define _XOPEN_SOURCE 700 // nftw
 
-#include "check.h"
+#include "expect.h"
 
 #include <ftw.h>
 #include <stdio.h>

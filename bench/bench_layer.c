@@ -1,0 +1,92 @@
+// The low-rank layer: every pass of every shape, frozen, with its adapter, and with dropout on the adapter's input.
+// Each repetition measures the FMA peak and the layer without dropout beside itself, since shared machines drift.
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "bench.h"
+#include "gbench.h"
+
+static const double peak_seconds = 0.03;
+
+typedef struct layer_case {
+    bench_shape shape;
+    bench_work work;
+    lod_isa isa;
+    unsigned threads;
+} layer_case;
+
+static double seconds_of(bench_layer *layer, const bench_work *work, unsigned threads, unsigned calls) {
+    lod_error error;
+    double begin = bench_seconds(threads);
+    for (unsigned i = 0; i < calls; i++) {
+        if (bench_layer_run(layer, work, &error) != LOD_OK) return 0;
+    }
+    return (bench_seconds(threads) - begin) / calls;
+}
+
+static void measure(gb_state *state, const layer_case *c, bench_layer *layer) {
+    const bench_work without = {.pass = c->work.pass, .rank = c->work.rank};
+    lod_error error = {0};
+    lod_status status = bench_layer_run(layer, &(bench_work){.pass = BENCH_BOTH, .rank = c->work.rank}, &error);
+    double peak = bench_peak(c->isa, c->threads, peak_seconds);
+    double reference = c->work.rate > 0 ? seconds_of(layer, &without, c->threads, 3) : 0;
+    double calls = 0, begin = bench_seconds(c->threads);
+    while (gb_next(state)) {
+        if (status == LOD_OK) status = bench_layer_run(layer, &c->work, &error);
+        calls++;
+    }
+    double seconds = (bench_seconds(c->threads) - begin) / calls;
+    if (status != LOD_OK) {
+        gb_skip(state, error.text);
+        return;
+    }
+    double rate = bench_layer_flops(&c->shape, &c->work) / seconds;
+    gb_counter(state, "GF/s", rate * 1e-9);
+    if (peak > 0) gb_counter(state, "peak_share", rate / peak);
+    if (reference > 0) gb_counter(state, "vs_p0", seconds / reference);
+    char plan[96];
+    lod_plan_describe(layer->plan, plan, sizeof plan);
+    gb_label(state, plan);
+}
+
+static void run_layer(gb_state *state, const void *context) {
+    const layer_case *c = context;
+    bench_layer layer;
+    lod_error error;
+    if (bench_layer_make(&layer, &c->shape, c->threads, &error)) {
+        measure(state, c, &layer);
+    } else {
+        gb_skip(state, error.text);
+    }
+    bench_layer_free(&layer);
+}
+
+static void add_layer(const layer_case *c) {
+    char name[160], adapter[64] = "frozen";
+    if (c->work.rank) {
+        int length = snprintf(adapter, sizeof adapter, "r%zu", c->work.rank);
+        if (c->work.rate > 0) snprintf(adapter + length, sizeof adapter - (size_t)length, "_p%g", c->work.rate);
+    }
+    snprintf(name, sizeof name, "lowrank_%s_f32/%s/%s_t%zu_%s", bench_pass_text(c->work.pass), lod_isa_text(c->isa),
+             c->shape.name, c->shape.tokens, adapter);
+    layer_case *kept = malloc(sizeof *kept); // until the process ends
+    if (!kept) abort();
+    *kept = *c;
+    gb_add(name, run_layer, kept);
+}
+
+void bench_add_layers(const bench_shape *shapes, size_t count, unsigned threads) {
+    layer_case c = {.threads = threads};
+    if (lod_isa_in_use(&c.isa, NULL, NULL) != LOD_OK) return;
+    for (size_t i = 0; i < count; i++) {
+        c.shape = shapes[i];
+        const bench_work works[] = {{.rank = 0}, {.rank = c.shape.rank}, {.rank = c.shape.rank, .rate = 0.1}};
+        for (bench_pass pass = BENCH_FORWARD; pass < BENCH_PASSES; pass++) {
+            for (size_t j = 0; j < sizeof works / sizeof works[0]; j++) {
+                c.work = works[j];
+                c.work.pass = pass;
+                add_layer(&c);
+            }
+        }
+    }
+}

@@ -1,0 +1,148 @@
+// lodrop-bench: Google Benchmark's program with our defaults, and --share for ratios.
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench.h"
+#include "gbench.h"
+
+static const char usage[] =
+    "usage: lodrop-bench [--threads N] [--shapes FILE] [Google Benchmark's flags]\n"
+    "       lodrop-bench --share [NAME...] [--threads N] [--shapes FILE] [--rounds N] [--rate P]\n"
+    "\n"
+    "Measures the FMA peak, the tiles, and low-rank layers (W packed before, X packed inside the time), by default\n"
+    "as the median of 9 repetitions in random order. peak_share is GF/s over the peak measured beside it, vs_p0 the\n"
+    "time over that without dropout.\n"
+    "\n"
+    "  --share       alternate peak, layer, layer with dropout, frozen layer; print the ratios' medians [quartiles]\n"
+    "  --threads N   threads of the layers (1)\n"
+    "  --shapes FILE lines `name tokens n_in n_out rank` (shapes.txt beside this program)\n"
+    "  --rounds N    rounds of --share (15)\n"
+    "  --rate P      dropout rate of --share (0.1)\n"
+    "  --version     the version\n"
+    "\n"
+    "LODROP_ISA=ref|avx2|avx512|neon forces an instruction set; --benchmark_filter=REGEX picks benchmarks by name\n"
+    "<operation>_<dtype>/<recipe>/<shape>.\n";
+
+typedef struct options {
+    bool share;
+    unsigned threads, rounds;
+    double rate;
+    const char *shapes;
+    const char *names[64];
+    size_t name_count;
+} options;
+
+static _Noreturn void bad_usage(void) {
+    fputs(usage, stderr);
+    exit(2);
+}
+
+static unsigned count_of(const char *text) {
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+    if (*end || value < 1 || value > 1024) bad_usage();
+    return (unsigned)value;
+}
+
+static double rate_of(const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+    if (*end || !(value >= 0 && value < 1)) bad_usage();
+    return value;
+}
+
+// Takes what is ours out of argv; the rest is Google Benchmark's.
+static int parse(int argc, char **argv, options *o) {
+    int kept = 1;
+    for (int i = 1; i < argc; i++) {
+        const char *value = i + 1 < argc ? argv[i + 1] : "";
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "--version") == 0) {
+            fputs(argv[i][2] == 'h' ? usage : "lodrop-bench " LOD_VERSION "\n", stdout);
+            exit(0);
+        } else if (strcmp(argv[i], "--share") == 0) {
+            o->share = true;
+        } else if (strcmp(argv[i], "--threads") == 0) {
+            o->threads = count_of(value), i++;
+        } else if (strcmp(argv[i], "--rounds") == 0) {
+            o->rounds = count_of(value), i++;
+        } else if (strcmp(argv[i], "--rate") == 0) {
+            o->rate = rate_of(value), i++;
+        } else if (strcmp(argv[i], "--shapes") == 0) {
+            o->shapes = value, i++;
+        } else if (o->share && argv[i][0] != '-' && o->name_count < sizeof o->names / sizeof o->names[0]) {
+            o->names[o->name_count++] = argv[i];
+        } else {
+            argv[kept++] = argv[i];
+        }
+    }
+    return kept;
+}
+
+static const char *shapes_beside_program(void) {
+    static char path[PATH_MAX + sizeof "shapes.txt"];
+    ssize_t length = readlink("/proc/self/exe", path, PATH_MAX);
+    while (length > 0 && path[length - 1] != '/') {
+        length--;
+    }
+    strcpy(path + (length > 0 ? length : 0), "shapes.txt");
+    return path;
+}
+
+// The shapes that were named, in that order.
+static size_t pick(bench_shape *shapes, size_t count, const options *o, bench_shape *picked) {
+    for (size_t i = 0; i < o->name_count; i++) {
+        size_t at = 0;
+        while (at < count && strcmp(shapes[at].name, o->names[i]) != 0) {
+            at++;
+        }
+        if (at == count) {
+            fprintf(stderr, "%s: no shape has this name\n", o->names[i]);
+            exit(1);
+        }
+        picked[i] = shapes[at];
+    }
+    return o->name_count;
+}
+
+static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size_t count, unsigned threads) {
+    char *flags[128] = {argv[0], "--benchmark_repetitions=9", "--benchmark_enable_random_interleaving=true",
+                        "--benchmark_display_aggregates_only=true", "--benchmark_counters_tabular=true"};
+    int used = 5;
+    for (int i = 1; i < argc && used < 127; i++) {
+        flags[used++] = argv[i];
+    }
+    lod_isa isa;
+    lod_error error;
+    if (lod_isa_in_use(&isa, NULL, &error) != LOD_OK) {
+        fprintf(stderr, "lodrop-bench: %s: %s\n", error.field, error.text);
+        return 1;
+    }
+    bench_peak(isa, threads, 1); // until the clock frequency has settled
+    bench_add_peaks();
+    bench_add_tiles();
+    bench_add_layers(shapes, count, threads);
+    return gb_main(used, flags);
+}
+
+int main(int argc, char **argv) {
+    options o = {.threads = 1, .rounds = 15, .rate = 0.1};
+    argc = parse(argc, argv, &o);
+    size_t count;
+    bench_shape *shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program(), &count);
+    int status;
+    if (!o.share) {
+        status = run_benchmarks(argc, argv, shapes, count, o.threads);
+    } else if (argc > 1) {
+        bad_usage();
+    } else if (o.name_count == 0) {
+        status = bench_share(shapes, count, o.threads, o.rounds, o.rate);
+    } else {
+        bench_shape picked[sizeof o.names / sizeof o.names[0]];
+        status = bench_share(picked, pick(shapes, count, &o, picked), o.threads, o.rounds, o.rate);
+    }
+    free(shapes);
+    return status;
+}

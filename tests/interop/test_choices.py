@@ -1,0 +1,72 @@
+"""{"prompt", "choices", "label"}: every choice's score equals that of its sequence computed alone."""
+import random
+
+from common import Tokenizer, assert_relative, write_jsonl
+from models import sentences, write_adapter, write_model
+from reference import load_adapted, load_model, target_losses
+from stories import MODEL
+
+
+def random_prompts(count):
+    """Choices of different lengths; some begin alike, so that they share tokens past the prompt."""
+    pick = random.Random(51)
+    prompts = sentences(seed=52, count=count)
+    for i, prompt in enumerate(prompts):
+        choices = sentences(seed=100 + i, count=pick.randint(2, 5), shortest=1, longest=4)
+        if i % 2:
+            choices += [choices[0] + " again and again"]
+        choices = [" " + choice for choice in dict.fromkeys(choices)]
+        yield {"prompt": prompt, "choices": choices, "label": pick.randrange(len(choices))}
+
+
+def choice_losses(model, tokenizer, line):
+    """Summed nats and number of targets of every choice, each run separately."""
+    examples = [tokenizer.completion(line["prompt"], choice) for choice in line["choices"]]
+    return [(target_losses(model, *example).sum().item(), len(example[0]) - example[1]) for example in examples]
+
+
+def check(context, model, reference, lines, **options):
+    """The file as a whole; then each line with each choice as the right one, which shows that choice's own score."""
+    tokenizer, folder = Tokenizer(model), context.folder("choices")
+    scores = [choice_losses(reference, tokenizer, line) for line in lines]
+    right, total, targets = 0, 0.0, 0
+    for line, score in zip(lines, scores, strict=True):
+        ranked = sorted(nats for nats, _ in score)
+        assert ranked[1] - ranked[0] > 1e-3, "two choices score the same: their order would be chance"
+        right += score[line["label"]][0] == ranked[0]
+        total += score[line["label"]][0]
+        targets += score[line["label"]][1]
+    got = context.evaluate(model=model, data=write_jsonl(folder / "all.jsonl", lines), **options)
+    assert got["targets"] == targets, f"{got['targets']} targets, not {targets}"
+    assert_relative("loss of the right choices", got["loss"], total / targets, 1e-6)
+    assert got["metrics"]["accuracy"] == right / len(lines), f"{got['metrics']}, not {right} of {len(lines)}"
+    for i, (line, score) in enumerate(list(zip(lines, scores))[:4]):
+        for k, (nats, count) in enumerate(score):
+            data = write_jsonl(folder / f"line-{i}-{k}.jsonl", [{**line, "label": line["choices"][k]}])
+            one = context.evaluate(model=model, data=data, **options)
+            assert_relative(f"line {i}, choice {k}", one["loss"] * one["targets"], nats, 2e-6)
+            assert one["targets"] == count
+    return f"loss {got['loss']:.6f}, accuracy {right} of {len(lines)}"
+
+
+def test_random_model(context):
+    model = write_model(context, "random")
+    return check(context, model, load_model(model), list(random_prompts(24)))
+
+
+def test_with_an_adapter(context):
+    model = write_model(context, "random")
+    adapter = write_adapter(context, model, target_modules=["q_proj", "k_proj", "v_proj", "up_proj"])
+    return check(context, model, load_adapted(model, adapter).eval(), list(random_prompts(12)), adapter=adapter)
+
+
+def test_stories260k(context):
+    model = context.shared(MODEL)
+    lines = [{"prompt": "Once upon a time, there was a little girl named",
+              "choices": [" Lily.", " table.", " ran."], "label": 0},
+             {"prompt": "Tom was very sad. He started to", "choices": [" cry.", " Mom"], "label": " cry."},
+             {"prompt": "She wanted to play", "choices": [" of", " with her toys", " the", " outside"], "label": 3}]
+    for line in lines:
+        if isinstance(line["label"], str):
+            line["label"] = line["choices"].index(line["label"])
+    return check(context, model, load_model(model), lines)

@@ -1,0 +1,138 @@
+#!/usr/bin/env -S python3 -B
+"""One run, one adapter: the same bytes on every SIMD instruction set, for every number of threads, however a step is
+split, with and without recompute, stopped and resumed, from every compiler.
+
+    LODROP_OTHER_BUILDS  further build folders, parted by blanks: other compilers, other optimisation levels
+"""
+import os
+import random
+
+from harness import *
+
+STEPS = 30
+METHOD = ["--method", "lora-input-dropout", "--lora-dropout", "0.1", "--target-modules", "all-linear"]
+ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
+
+
+class Subject:
+    """A model and data, and the run that all others must equal."""
+
+    def __init__(self, folder, name, model, data, *options):
+        self.folder, self.name, self.model, self.data = folder / name.replace(" ", "-"), name, model, data
+        self.folder.mkdir()
+        self.options = [*METHOD, "--max-steps", str(STEPS), *options]
+        self.base = self.train("base", *ONE_BATCH, "--threads", "1")
+
+    def output(self, what):
+        return self.folder / what.replace(" ", "-")
+
+    def train(self, what, *options, **how):
+        must(train(self.model, self.data, self.output(what), *self.options, *options, **how))
+        return self.output(what)
+
+    def expect_same(self, what, output, base=None):
+        base = base or self.base
+        expect(f"{self.name}: {what}: metrics", metrics(output) == metrics(base), first_difference(output, base))
+        expect(f"{self.name}: {what}: adapter", adapter(output) == adapter(base), "the bytes differ")
+
+
+def first_difference(output, base):
+    ours, theirs = metrics(output), metrics(base)
+    for one, other in zip(ours, theirs):
+        if one != other:
+            return f"{one}\n{other}"
+    return f"{len(ours)} steps, {len(theirs)} steps"
+
+
+def check_splits(subject):
+    variants = {
+        "threads 2": [*ONE_BATCH, "--threads", "2"],
+        "threads 3": [*ONE_BATCH, "--threads", "3"],
+        "batch 4 x 2": ["--batch-size", "4", "--grad-accum", "2", "--threads", "2"],
+        "batch 1 x 8": ["--batch-size", "1", "--grad-accum", "8", "--threads", "1"],
+        "recompute": [*ONE_BATCH, "--recompute", "--threads", "2"],
+    }
+    for what, options in variants.items():
+        subject.expect_same(what, subject.train(what, *options))
+
+
+def check_isas(subject):
+    there, lacking = simd_isas()
+    for isa in there:
+        subject.expect_same(isa, subject.train(isa, *ONE_BATCH, "--threads", "2", isa=isa))
+    skip_missing_isas(f"{subject.name}: same bits", lacking)
+
+
+def check_resume(subject):
+    """The second half on another instruction set where there is one, with other threads and recompute."""
+    there, _ = simd_isas()
+    output = subject.train("resumed", *ONE_BATCH, "--stop-after", str(STEPS // 2), "--threads", "2", isa=there[0])
+    expect(f"{subject.name}: nothing is finished at --stop-after", not (output / "adapter_model.safetensors").exists())
+    must(resume(output, "--threads", "1", "--recompute", isa=there[-1]))
+    subject.expect_same("stopped and resumed", output)
+
+
+def check_ref(subject):
+    """The reference computes in double precision: close, and by its differences known to have run."""
+    simd = subject.train("3 steps", *ONE_BATCH, "--max-steps", "3")
+    ref = subject.train("3 steps ref", *ONE_BATCH, "--max-steps", "3", isa="ref")
+    pairs = list(zip(metrics(simd), metrics(ref)))
+    far = [pair for pair in pairs if abs(pair[0]["loss"] - pair[1]["loss"]) > 1e-5 * pair[1]["loss"]]
+    expect(f"{subject.name}: ref is close", len(pairs) == 3 and not far, pairs)
+    expect(f"{subject.name}: ref has bits of its own", adapter(simd) != adapter(ref))
+
+
+def check_seed(subject):
+    """What all the checks above rest on: another mask gives other bytes."""
+    other = subject.train("seed", *ONE_BATCH, "--seed", "1")
+    expect(f"{subject.name}: another seed", adapter(other) != adapter(subject.base) and
+           metrics(other)[-1]["loss"] != metrics(subject.base)[-1]["loss"])
+
+
+def check_builds(subject):
+    for build in other_builds(f"{subject.name}: other compilers"):
+        output = subject.train(build.name, *ONE_BATCH, "--threads", "2", build=build)
+        subject.expect_same(f"build {build}", output)
+
+
+def check_qemu(subject):
+    build = qemu_build(f"{subject.name}: NEON")
+    if build:
+        base = subject.train("native", *ONE_BATCH, "--max-steps", "3")
+        emulated = subject.train("emulated", *ONE_BATCH, "--max-steps", "3", "--threads", "1", build=build, emulator=QEMU)
+        subject.expect_same("NEON, 3 steps", emulated, base)
+
+
+def write_stories_data(folder, text):
+    """From a long text: a plain one, and prompts with completions of random lengths."""
+    rng = random.Random(5)
+    plain, pairs = folder / "plain.txt", []
+    plain.write_text(text[:30000])
+    for _ in range(100):
+        at, split, end = rng.randrange(len(text) - 400), rng.randint(1, 200), rng.randint(210, 300)
+        pairs.append({"prompt": text[at:at + split], "completion": text[at + split:at + end]})
+    return plain, write_lines(folder / "pairs.jsonl", pairs)
+
+
+def subjects(folder):
+    model = write_model(folder / "model")
+    yield Subject(folder, "small texts", model, write_texts(folder / "texts.jsonl"))
+    yield Subject(folder, "small completions", model, write_completions(folder / "completions.jsonl"))
+    found = shared_data("same bits of stories260k", "models/stories260k", "tinyshakespeare/input.txt")
+    if found:
+        plain, pairs = write_stories_data(folder, found[1].read_text())
+        yield Subject(folder, "stories plain", found[0], plain, "--max-length", "96")
+        yield Subject(folder, "stories pairs", found[0], pairs)
+
+
+folder = scratch()
+for subject in subjects(folder):
+    check_seed(subject)
+    check_splits(subject)
+    check_isas(subject)
+    check_resume(subject)
+    check_builds(subject)
+    check_qemu(subject)
+    if subject.model.parent == folder:
+        check_ref(subject)
+finish()
