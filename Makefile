@@ -39,16 +39,14 @@ test: build
 demo: build
 	@demo/run.sh $(BUILD)
 
-# Exactly this version of torch: its package brings no GPU's libraries.
-$(VENV)/ready:
+$(VENV)/ready: tests/interop/requirements.txt
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet torch==2.13.0 peft transformers safetensors sentencepiece numpy
+	$(VENV)/bin/pip install --quiet -r tests/interop/requirements.txt
 	touch $@
 
 interop: PACKAGES += python3-venv
 interop: build $(VENV)/ready
-	@status=0; for script in tests/interop/*.py; do \
-	    echo "== $$script"; $(VENV)/bin/python "$$script" $(BUILD) || status=1; done; exit $$status
+	@$(VENV)/bin/python tests/interop/run.py --build $(BUILD)
 
 bench: build
 	@$(BUILD)/lodrop-bench $(BENCH_FLAGS)

@@ -28,6 +28,7 @@ static lod_status finish(const lod_plan *draft, lod_plan **plan, lod_error *err)
     *plan = malloc(sizeof **plan);
     if (!*plan) return lod_fail(err, LOD_NO_MEMORY, "plan", "%zu bytes were not to be had", sizeof **plan);
     **plan = *draft;
+    (*plan)->workspace = lod_round_up(draft->workspace, 64);
     return LOD_OK;
 }
 

@@ -1,6 +1,6 @@
-// The FMA peak of one instruction set: a loop of independent fused multiply-adds in registers and nothing else, compiled
-// once in each instruction set's flags. Chains x registers a vector must cover two FMA units times their latency (8 to
-// 10) and fit the registers: 24 of 32 (avx512), 6 x 2 of 16 (avx2), 6 x 4 of 32 (neon).
+// The FMA peak of one instruction set: a loop of independent fused multiply-adds in registers and nothing else. Built
+// in each instruction set's flags. Chains x registers a vector must cover two FMA units times their latency (8 to 10)
+// and fit the registers: 24 of 32 (avx512), 6 x 2 of 16 (avx2), 6 x 4 of 32 (neon).
 #include "peak.h"
 #include "vec.h"
 

@@ -1,5 +1,5 @@
-// The probes of peak.c: run `rounds` rounds from the floats given, write sums that depend on all of them, and return the
-// flops done. No two lanes start alike, and the compiler knows none of them, so that all of them are computed.
+// The probes of peak.c: run `rounds` rounds from the floats given, write sums that depend on all of them, and return
+// the flops done. No two lanes start alike, and the compiler knows none of them, so that all of them are computed.
 #ifndef LOD_PEAK_H
 #define LOD_PEAK_H
 

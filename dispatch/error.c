@@ -23,6 +23,16 @@ lod_status lod_check_matrix(const void *matrix, size_t ld, size_t columns, const
     return LOD_OK;
 }
 
+lod_status lod_check_dtype(lod_dtype dtype, const char *field, lod_error *err) {
+    if (dtype == LOD_F32 || dtype == LOD_BF16 || dtype == LOD_F16) return LOD_OK;
+    return lod_fail(err, LOD_BAD_ARGUMENT, field, "dtype %d is unknown", (int)dtype);
+}
+
+lod_status lod_check_weight(const lod_weight *w, lod_error *err) {
+    if (!w->packed) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
+    return lod_check_dtype(w->dtype, "w", err);
+}
+
 lod_status lod_check_workspace(const void *workspace, lod_error *err) {
     if (workspace && (uintptr_t)workspace % 64 == 0) return LOD_OK;
     return lod_fail(err, LOD_BAD_ARGUMENT, "workspace", "is NULL or not 64-byte aligned");

@@ -38,7 +38,7 @@ static lod_status check(const lod_plan *plan, const lod_loss_args *a, const void
         return lod_fail(err, LOD_BAD_ARGUMENT, "tokens", "%zu is above the plan's %zu", a->tokens, shape->tokens);
     }
     LOD_TRY(lod_check_matrix(a->h, a->ldh, shape->n_in, "h", err));
-    if (!a->w.packed) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
+    LOD_TRY(lod_check_weight(&a->w, err));
     if (!a->loss) return lod_fail(err, LOD_BAD_ARGUMENT, "loss", "is NULL");
     if (a->dh) LOD_TRY(lod_check_matrix(a->dh, a->lddh, shape->n_in, "dh", err));
     if (!a->target) return lod_fail(err, LOD_BAD_ARGUMENT, "target", "is NULL");

@@ -190,7 +190,7 @@ static lod_status begin(call *c, const lod_plan *plan, const lod_lowrank_args *a
     if (c->tokens > shape->tokens) {
         return lod_fail(err, LOD_BAD_ARGUMENT, "rows", "%zu tokens are above the plan's %zu", c->tokens, shape->tokens);
     }
-    if (!a->w.packed) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
+    LOD_TRY(lod_check_weight(&a->w, err));
     LOD_TRY(lod_check_workspace(workspace, err));
     if (a->rank) LOD_TRY(check_adapter(c, err));
     uint8_t *base = workspace;

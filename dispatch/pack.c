@@ -1,5 +1,5 @@
-// Packed weights: W [n_out][n_in] as [n_in / 32][n_out][32], zeros beyond n_in. Backward reads a panel as it lies;
-// forward transposes 32 x 32 blocks, each of them contiguous.
+// Packed weights: W [n_out][n_in] as [n_in / 16][n_out][16], zeros beyond n_in. Backward reads a panel as it lies;
+// forward transposes 16 x 16 blocks, each of them contiguous.
 #include <string.h>
 
 #include "dispatch.h"
@@ -18,9 +18,7 @@ size_t lod_packed_size(size_t n_in, size_t n_out, lod_dtype dtype) {
 
 lod_status lod_pack_weights(size_t n_in, size_t n_out, lod_dtype dtype, const void *w, size_t ldw, void *packed,
                             lod_error *err) {
-    if (dtype != LOD_F32 && dtype != LOD_BF16 && dtype != LOD_F16) {
-        return lod_fail(err, LOD_BAD_ARGUMENT, "dtype", "%d is unknown", (int)dtype);
-    }
+    LOD_TRY(lod_check_dtype(dtype, "dtype", err));
     if (ldw < n_in) return lod_fail(err, LOD_BAD_ARGUMENT, "ldw", "%zu is below n_in %zu", ldw, n_in);
     if (!lod_packed_size(n_in, n_out, dtype)) return lod_fail(err, LOD_BAD_ARGUMENT, "n_in", "the weight is too large");
     const size_t item = item_size(dtype);

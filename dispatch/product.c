@@ -1,6 +1,6 @@
 // Loops, from outside: tokens by mc, depth by kc (a block of X is copied: rows at a fixed stride, so tiles need one
-// pointer and no power-of-two strides reach them), panels of 32 columns (a k block of W is widened and, forward,
-// transposed), strips of nr columns, tiles of mr tokens. Accumulators travel through C between k blocks; the sum over k
+// pointer and no power-of-two strides reach them), strips of nr columns (their panels of W are widened and,
+// forward, transposed), tiles of mr tokens. Accumulators travel through C between k blocks; the sum over k
 // stays one ascending chain, so no block size changes a bit.
 #include <string.h>
 
@@ -8,8 +8,13 @@
 
 enum { FLOP_PER_THREAD = 1 << 21 }; // less work than this is not worth another thread
 
+// Columns that are prepared together: whole panels, at least one tile.
+static size_t strip_width(const lod_plan *plan) {
+    return lod_round_up(plan->tile->nr, LOD_PANEL);
+}
+
 static size_t task_floats(const lod_plan *plan) {
-    return plan->blocks.mc * LOD_X_LD + plan->blocks.kc * LOD_PANEL;
+    return plan->blocks.mc * LOD_X_LD + plan->blocks.kc * strip_width(plan);
 }
 
 size_t lod_product_workspace(const lod_plan *plan) {
@@ -27,25 +32,35 @@ static void pack_x(const lod_product *p, lod_range tokens, size_t k0, size_t k, 
     }
 }
 
-// The k block of a panel as [k][LOD_PANEL] floats: where it lies, or widened into the buffer.
-static const float *panel_of(const lod_product *p, size_t panel, size_t k0, size_t k, float *buffer) {
+// The k block of a strip's panels as [k][LOD_PANEL] floats each: where they lie, or widened into the buffer. *ldpanel:
+// floats from one panel to the next.
+static const float *strip_of(const lod_product *p, size_t column, size_t k0, size_t k, float *buffer, size_t *ldpanel) {
+    size_t panel = column / LOD_PANEL;
     if (!p->transposed && p->w.dtype == LOD_F32) {
+        *ldpanel = p->n_out * LOD_PANEL;
         return (const float *)p->w.packed + (panel * p->n_out + k0) * LOD_PANEL;
     }
-    lod_weight_panel_args args = {.w = p->w, .n_in = p->n_in, .n_out = p->n_out, .transposed = p->transposed,
-                                  .panel = panel, .k0 = k0, .k = k, .out = buffer};
-    lod_kernel_find(LOD_OP_weight_panel_f32, p->plan->isa)->fn.weight_panel_f32(&args);
+    const lod_kernel *kernel = lod_kernel_find(LOD_OP_weight_panel_f32, p->plan->isa);
+    const size_t n = p->transposed ? p->n_out : p->n_in;
+    *ldpanel = k * LOD_PANEL;
+    for (size_t j = 0; j < strip_width(p->plan) && column + j < n; j += LOD_PANEL) {
+        kernel->fn.weight_panel_f32(&(lod_weight_panel_args){
+            .w = p->w, .n_in = p->n_in, .n_out = p->n_out, .transposed = p->transposed, .panel = panel + j / LOD_PANEL,
+            .k0 = k0, .k = k, .out = buffer + j * k});
+    }
     return buffer;
 }
 
-static void run_tiles(const lod_product *p, lod_range tokens, size_t k0, size_t k, size_t column, const float *x,
-                      const float *w) {
+static void run_strip(const lod_product *p, lod_range tokens, size_t k0, size_t k, size_t column, const float *x,
+                      float *buffer) {
     const size_t n = p->transposed ? p->n_out : p->n_in, mr = p->plan->tile->mr, nr = p->plan->tile->nr;
-    for (size_t j = 0; j < LOD_PANEL && column + j < n; j += nr) {
+    size_t ldpanel;
+    const float *w = strip_of(p, column, k0, k, buffer, &ldpanel);
+    for (size_t j = 0; j < strip_width(p->plan) && column + j < n; j += nr) {
         for (size_t t = tokens.begin; t < tokens.end; t += mr) {
             p->plan->tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
                 .m = lod_min(mr, tokens.end - t), .n = lod_min(nr, n - column - j), .k = k, .r = p->r,
-                .x = x + (t - tokens.begin) * LOD_X_LD, .w = w + j,
+                .x = x + (t - tokens.begin) * LOD_X_LD, .w = w + j, .ldpanel = ldpanel,
                 .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL, .ldb = n,
                 .keep = p->keep ? p->keep + t * p->ldkeep : NULL, .ldkeep = p->ldkeep, .keep_col = column + j,
                 .inv = p->inv, .first = k0 == 0, .c = p->c + t * p->ldc + column + j, .ldc = p->ldc});
@@ -59,15 +74,16 @@ static void run_task(void *context, size_t i) {
     const lod_blocks blocks = p->plan->blocks;
     const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
     lod_range tokens = lod_part(p->tokens, p->plan->tile->mr, g->tasks_m, i / g->tasks_n);
-    lod_range columns = lod_part(n, LOD_PANEL, g->tasks_n, i % g->tasks_n);
+    const size_t strip = strip_width(p->plan);
+    lod_range columns = lod_part(n, strip, g->tasks_n, i % g->tasks_n);
     float *x = (float *)p->workspace + i * task_floats(p->plan), *buffer = x + blocks.mc * LOD_X_LD;
     for (size_t t0 = tokens.begin; t0 < tokens.end; t0 += blocks.mc) {
         lod_range block = {t0, lod_min(t0 + blocks.mc, tokens.end)};
         for (size_t k0 = 0; k0 < depth; k0 += blocks.kc) {
             size_t k = lod_min(blocks.kc, depth - k0);
             pack_x(p, block, k0, k, x);
-            for (size_t column = columns.begin; column < columns.end; column += LOD_PANEL) {
-                run_tiles(p, block, k0, k, column, x, panel_of(p, column / LOD_PANEL, k0, k, buffer));
+            for (size_t column = columns.begin; column < columns.end; column += strip) {
+                run_strip(p, block, k0, k, column, x, buffer);
             }
         }
     }
@@ -77,7 +93,7 @@ void lod_product_run(const lod_product *p) {
     const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
     double flop = 2.0 * (double)p->tokens * (double)n * (double)depth;
     size_t threads = lod_min(p->plan->threads, 1 + (size_t)(flop / FLOP_PER_THREAD));
-    size_t panels = lod_div_up(n, LOD_PANEL);
+    size_t panels = lod_div_up(n, strip_width(p->plan));
     size_t strips = lod_div_up(p->tokens, p->plan->tile->mr);
     // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W: cut the longer.
     grid g = {.product = p};

@@ -159,7 +159,7 @@ LOD_API lod_status lod_plan_loss(const lod_loss_shape *shape, unsigned threads, 
 LOD_API lod_status lod_plan_rowwise(unsigned threads, lod_plan **plan, lod_error *err);
 LOD_API void lod_plan_free(lod_plan *plan);
 
-/// Bytes of workspace that a call on this plan needs, owned by the caller, 64-byte aligned.
+/// Bytes of workspace that a call on this plan needs, a multiple of 64; the caller owns it and aligns it to 64 bytes.
 LOD_API size_t lod_plan_workspace(const lod_plan *plan);
 
 /// One line on what was chosen ("avx512 14x32 mc 504 kc 256 threads 2"), cut to size bytes with its 0.

@@ -17,7 +17,7 @@
 
 #include "lodrop.h"
 
-#define LOD_PANEL 32                      // columns of a weight panel
+#define LOD_PANEL 16                      // columns of a weight panel: one virtual vector
 #define LOD_KC_MAX 512                    // deepest k block of a tile; k blocks but the last are multiples of LOD_PANEL
 #define LOD_X_LD (LOD_KC_MAX + 16)        // leading dimension of a packed block of X: an odd number of cache lines
 #define LOD_RANK_MAX 1024
@@ -33,7 +33,7 @@
 ///
 ///                       n <= nr
 ///                   +------------+
-///                   |  w  [k]    |      panel of LOD_PANEL columns, padded: readable (and ignored) up to nr
+///                   |  w  [k]    |      panels, padded: readable (and ignored) to the end of the last one with columns
 ///          k        +------------+
 ///      +--------+   +------------+
 ///  m   |   x    |   |     c      |      only m x n is read or written
@@ -43,7 +43,8 @@ typedef struct lod_lowrank_tile_args {
     size_t k;       // 0..LOD_KC_MAX
     size_t r;       // 0: no low-rank product
     const float *x; // [m][LOD_X_LD]
-    const float *w; // [k][LOD_PANEL]
+    const float *w; // panels of [k][LOD_PANEL], 64-byte aligned; a tile wider than one reads the next ones too
+    size_t ldpanel; // floats from one panel to the next
     const float *u; // [m][ldu], read if first
     size_t ldu;
     const float *b; // [r][ldb], columns 0..n-1, read if first
@@ -70,11 +71,11 @@ typedef struct lod_keep_bits_args {
 } lod_keep_bits_args;
 typedef void lod_keep_bits_fn(const lod_keep_bits_args *args);
 
-/// Widens a k block of one panel out of a packed weight W [n_out][n_in], whose layout is [n_in / 32][n_out][32], columns
+/// Widens a k block of one panel out of a packed weight W [n_out][n_in], whose layout is [n_in / 16][n_out][16], columns
 /// beyond n_in being zeros:
 ///
-///     forward  (transposed):  out[kk][c] = W[32 panel + c][k0 + kk], 0 where 32 panel + c >= n_out
-///     backward:               out[kk][c] = W[k0 + kk][32 panel + c]
+///     forward  (transposed):  out[kk][c] = W[16 panel + c][k0 + kk], 0 where 16 panel + c >= n_out
+///     backward:               out[kk][c] = W[k0 + kk][16 panel + c]
 typedef struct lod_weight_panel_args {
     lod_weight w;
     size_t n_in, n_out;

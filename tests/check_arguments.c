@@ -88,7 +88,7 @@ CHECK_ONCE(arguments_packing, 0) {
     check_shape("%d x %d", N_OUT, N_IN);
     CHECK_THAT(lod_packed_size(SIZE_MAX, 2, LOD_F32) == 0);
     CHECK_THAT(lod_packed_size(SIZE_MAX / 8, 8, LOD_F32) == 0);
-    CHECK_THAT(lod_packed_size(33, 2, LOD_BF16) == 64 * 2 * 2);
+    CHECK_THAT(lod_packed_size(33, 2, LOD_BF16) == 48 * 2 * 2);
     CHECK_THAT(lod_grad_sum_size(SIZE_MAX / 2, 3) == 0);
     float *from = floats("from", N_OUT, N_IN);
     void *to = (void *)(uintptr_t)packed(N_IN, N_OUT).packed;

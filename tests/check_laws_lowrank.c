@@ -302,7 +302,7 @@ static void check_meaning(const layer *l, const outputs *out) {
 static const lod_lowrank_shape small = {.n_in = 70, .n_out = 45, .rank = 5, .tokens = 62};
 static const lod_lowrank_shape large = {.n_in = 150, .n_out = 131, .rank = 8, .tokens = 310};
 
-CHECK_ONCE(lowrank_meaning, 1) {
+CHECK_ONCE(lowrank_meaning, 0xc51a032fd5cc4139) {
     static const lod_lowrank_shape shapes[] = {
         {.n_in = 1, .n_out = 1, .rank = 1, .tokens = 1},      {.n_in = 32, .n_out = 64, .rank = 8, .tokens = 31},
         {.n_in = 70, .n_out = 45, .rank = 5, .tokens = 62},   {.n_in = 33, .n_out = 129, .rank = 17, .tokens = 93},

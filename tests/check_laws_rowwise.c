@@ -102,7 +102,7 @@ CHECK_ONCE(rowwise_add, 0) {
     CHECK_CALLS(lod_add(plan, &(lod_add_args){.count = CELLS, .a = a, .b = b, .y = y}, NULL), y, want)
 }
 
-CHECK_ONCE(rowwise_rope, 1) {
+CHECK_ONCE(rowwise_rope, 0xad766c95c4ba4aa0) {
     enum { HEADS = 13, HEAD_DIM = 40, POSITIONS = 50 };
     check_shape("%d x %d x %d", ROWS, HEADS, HEAD_DIM);
     float *x = check_floats("x", CHECK_INOUT, ROWS, WIDTH, WIDTH),
@@ -129,7 +129,7 @@ CHECK_ONCE(rowwise_rope, 1) {
 
 // Against the angle in double. Frequency and angle are rounded to float32 on the way, as where most models were
 // trained: four roundings (exponent, power, reciprocal, angle), the exponent's magnified by ln theta.
-CHECK_ONCE(rope_tables, 1) {
+CHECK_ONCE(rope_tables, 0x8533898b5f616cf8) {
     static const double thetas[] = {10000, 500000};
     enum { POSITIONS = 2100, HEAD_DIM = 64, HALF = HEAD_DIM / 2 };
     for (size_t i = 0; i < 2; i++) {
@@ -151,7 +151,7 @@ CHECK_ONCE(rope_tables, 1) {
     }
 }
 
-CHECK_ONCE(rowwise_adamw, 1) {
+CHECK_ONCE(rowwise_adamw, 0x4e9d863382b2c9d1) {
     static const uint64_t steps[] = {1, 2, 10, 1000};
     for (size_t i = 0; i < 4; i++) {
         check_shape("step=%llu", (unsigned long long)steps[i]);

@@ -23,6 +23,10 @@ static const tile_case cases[] = {
 };
 static const size_t depths[] = {0, 1, 2, 3, 37, LOD_KC_MAX};
 
+static size_t smaller(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
 // One row and one column of the mask dropped whole.
 static void drop_cross(lod_lowrank_tile_args *t, uint8_t *keep) {
     for (size_t i = 0; i < t->m; i++) {
@@ -42,8 +46,20 @@ static void plant(const lod_lowrank_tile_args *t, float *u, float *b, float valu
     }
 }
 
+// [k][n] out of widened panels of `width` columns.
+static const double *unpanelled(const double *w, size_t k, size_t n, size_t width) {
+    double *matrix = check_doubles(k * n);
+    for (size_t kk = 0; kk < k; kk++) {
+        for (size_t j = 0; j < n; j++) {
+            matrix[kk * n + j] = w[(j / LOD_PANEL * k + kk) * width + j % LOD_PANEL];
+        }
+    }
+    return matrix;
+}
+
 // want: the f64 form; bound: the same on magnitudes, times gamma of the roundings on the way to a cell.
 static void expect(const lod_lowrank_tile_args *t, size_t nr, double *want, double *bound) {
+    const size_t width = smaller(nr, LOD_PANEL);
     lod_lowrank_tile_f64_args wide = {
         .m = t->m,
         .n = t->n,
@@ -51,8 +67,8 @@ static void expect(const lod_lowrank_tile_args *t, size_t nr, double *want, doub
         .r = t->r,
         .x = check_widen(t->x),
         .ldx = t->k,
-        .w = check_widen(t->w),
-        .w_row = nr,
+        .w = unpanelled(check_widen(t->w), t->k, t->n, width),
+        .w_row = t->n,
         .w_col = 1,
         .u = t->first ? check_widen(t->u) : NULL,
         .ldu = t->r,
@@ -68,7 +84,7 @@ static void expect(const lod_lowrank_tile_args *t, size_t nr, double *want, doub
     };
     lod_lowrank_tile_f64(&wide);
     wide.x = check_magnitudes(t->x);
-    wide.w = check_magnitudes(t->w);
+    wide.w = unpanelled(check_magnitudes(t->w), t->k, t->n, width);
     wide.u = t->first ? check_magnitudes(t->u) : NULL;
     wide.b = t->first ? check_magnitudes(t->b) : NULL;
     wide.c = bound;
@@ -78,13 +94,14 @@ static void expect(const lod_lowrank_tile_args *t, size_t nr, double *want, doub
     }
 }
 
-// A panel's rows are readable up to nr columns; the last row ends there.
-static float *panel(const lod_kernel *kernel, size_t k, size_t n) {
-    float *w = check_operand("w", CHECK_IN, sizeof *w, k, kernel->nr, LOD_PANEL, 4 * (kernel->nr & -kernel->nr));
-    for (size_t kk = 0; kk < k; kk++) {
-        for (size_t j = 0; j < kernel->nr; j++) {
+// The panels that have columns of the tile, one behind the other; readable to their ends, or to nr if that is less.
+static float *panels(const lod_kernel *kernel, size_t k, size_t n) {
+    size_t width = smaller(kernel->nr, LOD_PANEL), count = (n + LOD_PANEL - 1) / LOD_PANEL;
+    float *w = check_operand("w", CHECK_IN, sizeof *w, count * k, width, LOD_PANEL, 4 * (width & -width));
+    for (size_t row = 0; row < count * k; row++) {
+        for (size_t j = 0; j < width; j++) {
             float inside = check_mode_now() == CHECK_INTEGERS ? (float)check_below(9) - 4 : (float)check_uniform();
-            w[kk * LOD_PANEL + j] = j < n ? inside : NAN;
+            w[row * LOD_PANEL + j] = row / k * LOD_PANEL + j < n ? inside : NAN;
         }
     }
     return w;
@@ -97,6 +114,7 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
         .n = n,
         .k = k,
         .r = c->r,
+        .ldpanel = k * LOD_PANEL,
         .ldu = c->r + 3,
         .ldb = n + 5,
         .ldkeep = 16 + 5,
@@ -109,7 +127,7 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
     float *b = c->first ? check_floats("b", CHECK_IN, c->r, n, t.ldb) : NULL;
     uint8_t *keep = c->masked ? check_keep(m, 128, t.ldkeep, c->rate) : NULL;
     t.x = check_floats("x", CHECK_IN, m, k, LOD_X_LD);
-    t.w = panel(kernel, k, n);
+    t.w = panels(kernel, k, n);
     t.u = u, t.b = b, t.keep = keep;
     t.c = check_floats("c", c->first ? CHECK_OUT : CHECK_INOUT, m, n, t.ldc);
     bool poison = check_mode_now() == CHECK_POISON && c->masked;
@@ -149,12 +167,13 @@ static void check_matrix(const lod_kernel *kernel) {
         for (size_t i = 0; i < ROWS; i += kernel->mr) {
             for (size_t j = 0; j < COLS; j += kernel->nr) {
                 kernel->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
-                    .m = ROWS - i < kernel->mr ? ROWS - i : kernel->mr,
-                    .n = COLS - j < kernel->nr ? COLS - j : kernel->nr,
+                    .m = smaller(kernel->mr, ROWS - i),
+                    .n = smaller(kernel->nr, COLS - j),
                     .k = k0 == 0 ? SPLIT : DEPTH - SPLIT,
                     .r = RANK,
                     .x = x + i * LOD_X_LD + k0,
                     .w = w + (j / LOD_PANEL * DEPTH + k0) * LOD_PANEL + j % LOD_PANEL,
+                    .ldpanel = DEPTH * LOD_PANEL,
                     .u = u + i * RANK,
                     .ldu = RANK,
                     .b = b + j,
@@ -174,7 +193,7 @@ static void check_matrix(const lod_kernel *kernel) {
     check_share(c);
 }
 
-CHECK_KERNEL(lowrank_tile_f32, 0xb71264b5365cdef8) {
+CHECK_KERNEL(lowrank_tile_f32, 0xe49cd4e9faccc75c) {
     check_matrix(kernel);
     size_t next = 0;
     for (size_t m = 1; m <= kernel->mr; m++) {

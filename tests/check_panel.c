@@ -62,7 +62,7 @@ static void check_block(const lod_kernel *kernel, const panel_case *c, size_t pa
     check_share(t.out);
 }
 
-CHECK_KERNEL(weight_panel_f32, 0x7f2991a1782db4e8) {
+CHECK_KERNEL(weight_panel_f32, 0xd4b39a56ef0193de) {
     static const size_t sizes[] = {1, 3, 31, 32, 33, 70, 129};
     const size_t count = sizeof sizes / sizeof sizes[0];
     if (check_mode_now() != CHECK_UNIFORM) {

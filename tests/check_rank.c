@@ -8,6 +8,7 @@ static const double rates[] = {0, 0.1, 0.5, 0.999};
 static const size_t ranks[] = {1, 2, 3, 8, 17};
 static const size_t widths[] = {0, 1, 2, 3, 15, 16, 17, 31, 33, 97, 768};
 static const size_t token_counts[] = {1, 2, 5, 9};
+enum { MANY_TOKENS = 147, MANY_COLUMNS = 1037, MANY_RANKS = 37 }; // beyond any block that a variant may work in
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
@@ -67,7 +68,7 @@ static void check_dot(const lod_kernel *kernel, size_t tokens, size_t n, size_t 
     check_share(t.u);
 }
 
-CHECK_KERNEL(rank_dot_f32, 0x92a25e267a6f20a2) {
+CHECK_KERNEL(rank_dot_f32, 0x5f2e44e7f4a007e9) {
     for (size_t i = 0; i < COUNT(token_counts); i++) {
         for (size_t n = 0; n < COUNT(widths); n++) {
             for (size_t r = 0; r < COUNT(ranks); r++) {
@@ -76,6 +77,9 @@ CHECK_KERNEL(rank_dot_f32, 0x92a25e267a6f20a2) {
             }
         }
     }
+    check_dot(kernel, MANY_TOKENS, MANY_COLUMNS, 3, true, 0.1);
+    check_dot(kernel, 7, MANY_COLUMNS, MANY_RANKS, true, 0.1);
+    check_dot(kernel, MANY_TOKENS, 50, MANY_RANKS, false, 0);
 }
 
 static void check_grad(const lod_kernel *kernel, size_t tokens, size_t n, size_t r, bool masked, double rate) {
@@ -121,7 +125,7 @@ static void check_grad(const lod_kernel *kernel, size_t tokens, size_t n, size_t
     check_share(t.g);
 }
 
-CHECK_KERNEL(rank_grad_f32, 0xc131f319ec2def05) {
+CHECK_KERNEL(rank_grad_f32, 0xe347c41d884b97a4) {
     for (size_t i = 0; i < COUNT(token_counts); i++) {
         for (size_t n = 1; n < COUNT(widths); n++) {
             for (size_t r = 0; r < COUNT(ranks); r++) {
@@ -130,4 +134,7 @@ CHECK_KERNEL(rank_grad_f32, 0xc131f319ec2def05) {
             }
         }
     }
+    check_grad(kernel, MANY_TOKENS, MANY_COLUMNS, 3, true, 0.1);
+    check_grad(kernel, 7, MANY_COLUMNS, MANY_RANKS, true, 0.1);
+    check_grad(kernel, MANY_TOKENS, 50, MANY_RANKS, false, 0);
 }

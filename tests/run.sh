@@ -1,6 +1,7 @@
 #!/bin/sh
 # Runs every test of a build folder and sums their last lines, `N passed, N failed, N skipped`. A test that crashes,
-# runs out of time, or ends without that line counts as one failure. Shows what was skipped, and all of what failed.
+# runs out of time, or ends without that line counts as one failure. Shows what was skipped, and what failed tests said
+# (but for their lines that start with ok).
 #
 #     tests/run.sh BUILD [ctest arguments, e.g. -R lowrank]
 set -u
@@ -18,7 +19,9 @@ ctest --test-dir "$build" --verbose --parallel "$(nproc)" "$@" 2>&1 | awk '
     /^[0-9]+: / {
         number = $1 + 0
         line = substr($0, index($0, ": ") + 2)
-        output[number] = output[number] "    " line "\n"
+        if (line !~ /^ok /) {
+            output[number] = output[number] "    " line "\n"
+        }
         if (line ~ /^[0-9]+ passed, [0-9]+ failed, [0-9]+ skipped$/) {
             summary[number] = line
         } else if (line ~ /[^ ]/) {

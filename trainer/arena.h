@@ -9,11 +9,11 @@
 #include "fault.h"
 
 struct arena {
-    unsigned char *base;  // NULL: measuring
-    size_t used, peak;    // bytes; SIZE_MAX once a size has overflowed
+    unsigned char *base; // NULL: measuring
+    size_t used, peak;   // bytes; SIZE_MAX once a size has overflowed
 };
 
-void *arena_take(struct arena *a, size_t count, size_t item);  // NULL while measuring
+void *arena_take(struct arena *a, size_t count, size_t item); // NULL while measuring
 float *arena_floats(struct arena *a, size_t rows, size_t columns);
 // Everything taken since `used` was `mark` may be overwritten by what is taken next.
 void arena_rewind(struct arena *a, size_t mark);

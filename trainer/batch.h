@@ -6,10 +6,10 @@
 #include "llama.h"
 
 struct batch {
-    struct llama_batch view;  // of the arrays below
-    size_t *start;            // [segments + 1]
-    uint32_t *draw;           // [segments]
-    uint32_t *token, *position, *row, *target;  // [tokens]
+    struct llama_batch view;                   // of the arrays below
+    size_t *start;                             // [segments + 1]
+    uint32_t *draw;                            // [segments]
+    uint32_t *token, *position, *row, *target; // [tokens]
     void *memory;
 };
 

@@ -12,8 +12,8 @@
 #include "safetensors.h"
 #include "train_options.h"
 
-// A new checkpoint is written as checkpoint.new, with state.json last; then checkpoint steps aside to checkpoint.old, the
-// new one takes its name, and the old one goes. So one of checkpoint and checkpoint.old is complete at any time.
+// A new checkpoint is written as checkpoint.new, with state.json last; then checkpoint steps aside to checkpoint.old,
+// the new one takes its name, and the old one goes. So one of checkpoint and checkpoint.old is complete at any time.
 static const char CURRENT[] = "checkpoint", FRESH[] = "checkpoint.new", FORMER[] = "checkpoint.old";
 static const char STATE_FILE[] = "state.json", MOMENTS_FILE[] = "moments.safetensors", METRICS_FILE[] = "metrics.jsonl";
 
@@ -80,10 +80,15 @@ static bool replace(const struct places *p, const char *output, fault *f) {
     return move(p->fresh, p->current, f) && sync_folder(output, f) && remove_folder(p->former, f);
 }
 
+// Takes the name away first: what is half removed must not pass for a checkpoint.
+static bool drop_folder(const struct places *p, const char *folder, fault *f) {
+    return !file_is_folder(folder) || (move(folder, p->fresh, f) && remove_folder(p->fresh, f));
+}
+
 bool checkpoint_remove(const char *output, fault *f) {
     struct places p;
-    return find_places(&p, output, f) && remove_folder(p.fresh, f) && remove_folder(p.former, f) &&
-           remove_folder(p.current, f);
+    return find_places(&p, output, f) && remove_folder(p.fresh, f) && drop_folder(&p, p.former, f) &&
+           drop_folder(&p, p.current, f);
 }
 
 // --- Contents ---
@@ -91,9 +96,9 @@ bool checkpoint_remove(const char *output, fault *f) {
 static bool write_state(const char *folder, const struct checkpoint *c, const struct train_options *options, fault *f) {
     char path[FILE_PATH_MAX], fingerprint[32];
     snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, c->fingerprint);
-    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:o}", "format", (json_int_t)1, "step", (json_int_t)c->step, "draw",
-                             (json_int_t)c->draw, "data", fingerprint, "options",
-                             options_json(&train_option_table, options));
+    json_t *root =
+        json_pack("{s:I, s:I, s:I, s:s, s:o}", "format", (json_int_t)1, "step", (json_int_t)c->step, "draw",
+                  (json_int_t)c->draw, "data", fingerprint, "options", options_json(&train_option_table, options));
     bool done = root ? file_path(path, folder, STATE_FILE, f) && json_write_file(root, path, f)
                      : fault_memory(f, "the checkpoint");
     json_decref(root);
@@ -109,23 +114,15 @@ static bool write_moments(const char *folder, const struct lora *l, fault *f) {
     return file_path(path, folder, MOMENTS_FILE, f) && safetensors_write(path, tensors, 2, f);
 }
 
-static bool write_adapter(const char *folder, const struct checkpoint_parts *parts, fault *f) {
-    struct adapter_tensors *tensors = lora_tensors(parts->lora, parts->lora->value);
-    bool done = tensors ? adapter_write(folder, parts->config, parts->recipe, tensors, parts->lora->count, f)
-                        : fault_memory(f, "the checkpoint");
-    free(tensors);
-    return done;
-}
-
 bool checkpoint_save(const char *output, const struct checkpoint *c, const struct checkpoint_parts *parts, fault *f) {
     struct places p;
     char metrics[FILE_PATH_MAX];
     if (!find_places(&p, output, f) || !remove_folder(p.fresh, f) || !file_make_folders(p.fresh, f)) {
         return false;
     }
-    bool done = write_adapter(p.fresh, parts, f) && write_moments(p.fresh, parts->lora, f) &&
-                file_path(metrics, p.fresh, METRICS_FILE, f) && history_write(parts->history, metrics, f) &&
-                write_state(p.fresh, c, parts->options, f);
+    bool done = lora_write(parts->lora, p.fresh, parts->config, parts->recipe, f) &&
+                write_moments(p.fresh, parts->lora, f) && file_path(metrics, p.fresh, METRICS_FILE, f) &&
+                history_write(parts->history, metrics, f) && write_state(p.fresh, c, parts->options, f);
     if (!done) {
         remove_folder(p.fresh, NULL);
         return false;
@@ -137,16 +134,18 @@ static bool read_state_file(json_t **root, char path[FILE_PATH_MAX], const char 
     int64_t format = 0;
     *root = NULL;
     return file_path(path, folder, STATE_FILE, f) && json_read_file(root, path, f) &&
-           json_get_integer((struct json_scope){.object = *root, .file = path}, "format", JSON_REQUIRED, 1, 1, &format, f);
+           json_get_integer((struct json_scope){.object = *root, .file = path}, "format", JSON_REQUIRED, 1, 1, &format,
+                            f);
 }
 
 bool checkpoint_read_options(const char *folder, struct train_options *options, fault *f) {
     char path[FILE_PATH_MAX];
     json_t *root;
     const json_t *object = NULL;
-    bool done = read_state_file(&root, path, folder, f) &&
-                json_get_object((struct json_scope){.object = root, .file = path}, "options", JSON_REQUIRED, &object, f) &&
-                options_from_json(&train_option_table, options, object, path, f);
+    bool done =
+        read_state_file(&root, path, folder, f) &&
+        json_get_object((struct json_scope){.object = root, .file = path}, "options", JSON_REQUIRED, &object, f) &&
+        options_from_json(&train_option_table, options, object, path, f);
     json_decref(root);
     return done;
 }
@@ -186,10 +185,6 @@ static bool read_moments(const char *folder, struct lora *l, fault *f) {
 
 bool checkpoint_read_values(const char *folder, struct lora *l, struct history *history, fault *f) {
     char metrics[FILE_PATH_MAX];
-    struct adapter_tensors *tensors = lora_tensors(l, l->value);
-    bool done = tensors ? adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f)
-                        : fault_memory(f, "the list of adapters");
-    free(tensors);
-    return done && read_moments(folder, l, f) && file_path(metrics, folder, METRICS_FILE, f) &&
+    return lora_read(l, folder, f) && read_moments(folder, l, f) && file_path(metrics, folder, METRICS_FILE, f) &&
            history_read(history, metrics, f);
 }

@@ -1,5 +1,5 @@
-// OUTPUT/checkpoint: everything that a run needs to go on as if it had never stopped. It is replaced as a whole: whenever
-// the process dies, the newest complete one is found again.
+// OUTPUT/checkpoint: everything that a run needs to go on as if it had never stopped. It is replaced as a whole:
+// whenever the process dies, the newest complete one is found again.
 #ifndef LODROP_TRAINER_CHECKPOINT_H
 #define LODROP_TRAINER_CHECKPOINT_H
 
@@ -11,9 +11,9 @@
 struct train_options;
 
 struct checkpoint {
-    uint64_t step;         // steps done
-    uint64_t draw;         // example visits done
-    uint64_t fingerprint;  // of the training tokens
+    uint64_t step;        // steps done
+    uint64_t draw;        // example visits done
+    uint64_t fingerprint; // of the training tokens
 };
 
 // What is saved beside the checkpoint's own numbers.

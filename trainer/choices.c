@@ -5,13 +5,13 @@
 #include "arena.h"
 #include "batch.h"
 
-enum { TOKENS = 4096, TRUNKS = 64 };  // of a batch; a longer prompt has a batch of its own
+enum { TOKENS = 4096, TRUNKS = 64 }; // of a batch; a longer prompt has a batch of its own
 
 // What the examples of a file need at most.
 struct extent {
-    size_t tokens;  // of a batch
-    size_t length;  // of a prompt with its longest choice
-    size_t rounds;  // choices
+    size_t tokens; // of a batch
+    size_t length; // of a prompt with its longest choice
+    size_t rounds; // choices
 };
 
 struct scorer {
@@ -21,13 +21,13 @@ struct scorer {
     struct batch batch;
     struct llama_branches branches;
     size_t trunk_start[TRUNKS + 1], slot_start[TRUNKS + 1];
-    size_t *round_start;   // [rounds + 1]
-    size_t *length;        // [rounds][trunks]
-    uint32_t *last;        // [trunks] the last token of a trunk
-    uint32_t *reference;   // [trunks] the target after it whose loss is computed; those of others follow from logits
-    double *score;         // [trunks][rounds] summed losses
-    float *loss;           // [tokens]
-    float *logits;         // [trunks][vocabulary] after the trunks
+    size_t *round_start; // [rounds + 1]
+    size_t *length;      // [rounds][trunks]
+    uint32_t *last;      // [trunks] the last token of a trunk
+    uint32_t *reference; // [trunks] the target after it whose loss is computed; those of others follow from logits
+    double *score;       // [trunks][rounds] summed losses
+    float *loss;         // [tokens]
+    float *logits;       // [trunks][vocabulary] after the trunks
     void *memory;
 };
 

@@ -11,8 +11,8 @@ enum { WIDTH = 800, HEIGHT = 440, LEFT = 64, RIGHT = 16, TOP = 40, BOTTOM = 44, 
 struct plot {
     struct file_writer out;
     const struct history *h;
-    double low, high;  // losses at the lower and the upper edge
-    double steps;      // at the right edge
+    double low, high; // losses at the lower and the upper edge
+    double steps;     // at the right edge
     bool good;
     fault *f;
 };
@@ -60,16 +60,19 @@ static void find_range(struct plot *p) {
 }
 
 static void draw_axes(struct plot *p) {
-    put(p, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" font-size=\"12\">\n",
+    put(p,
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
+        "font-size=\"12\">\n",
         WIDTH, HEIGHT);
     put(p, "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", WIDTH, HEIGHT);
     double dy = tick_distance(p->high - p->low, 8), dx = fmax(1, tick_distance(p->steps, 10));
     for (double loss = ceil(p->low / dy) * dy; loss <= p->high; loss += dy) {
-        put(p, "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n", LEFT,
-            y_of(p, loss), WIDTH - RIGHT, LEFT - 6, y_of(p, loss) + 4, loss);
+        put(p, "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
+            LEFT, y_of(p, loss), WIDTH - RIGHT, LEFT - 6, y_of(p, loss) + 4, loss);
     }
     for (double step = dx; step <= p->steps; step += dx) {
-        put(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>\n", x_of(p, step), HEIGHT - BOTTOM + 18, step);
+        put(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>\n", x_of(p, step), HEIGHT - BOTTOM + 18,
+            step);
     }
     put(p, "<path d=\"M%d %dV%dH%d\" stroke=\"black\" fill=\"none\"/>\n", LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT);
     put(p, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">step</text>\n", (WIDTH + LEFT) / 2, HEIGHT - 8);
@@ -78,8 +81,8 @@ static void draw_axes(struct plot *p) {
 
 static void draw_legend(struct plot *p, int place, const char *colour, const char *text) {
     int x = 300 + 160 * place;
-    put(p, "<path d=\"M%d 16h24\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%d\" y=\"20\">%s</text>\n", x, colour, x + 30,
-        text);
+    put(p, "<path d=\"M%d 16h24\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%d\" y=\"20\">%s</text>\n", x, colour,
+        x + 30, text);
 }
 
 // Training loss, each point the mean of the last `window` steps.

@@ -1,6 +1,5 @@
 // lodrop-eval: the loss of a model, with or without an adapter, on held-out data.
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "evaluate.h"
 #include "options.h"
@@ -31,7 +30,8 @@ static const struct option_table TABLE = {
     .outro = "Data, one JSON object a line:\n"
              "  {\"text\": \"...\"}                                        every token is a target\n"
              "  {\"prompt\": \"...\", \"completion\": \"...\"}               the completion's tokens are targets\n"
-             "  {\"prompt\": \"...\", \"choices\": [\"...\"], \"label\": 0}    which choice is likeliest, and the right one's loss\n"
+             "  {\"prompt\": \"...\", \"choices\": [\"...\"], \"label\": 0}    which choice is likeliest, and the "
+             "right one's loss\n"
              "Any other file is plain text, cut into blocks of --max-length tokens.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n",
     .list = LIST,
@@ -47,15 +47,8 @@ struct eval_run {
 
 static bool load_adapter(struct eval_run *r, const char *folder, fault *f) {
     struct lora_options options = {.leaves = 1};
-    if (!adapter_read_config(&options.config, folder, f) ||
-        !lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f)) {
-        return false;
-    }
-    struct adapter_tensors *tensors = lora_tensors(&r->lora, r->lora.value);
-    bool done = tensors ? adapter_read_tensors(folder, options.config.r, tensors, r->lora.count, f)
-                        : fault_memory(f, "the list of adapters");
-    free(tensors);
-    return done;
+    return adapter_read_config(&options.config, folder, f) &&
+           lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
 }
 
 static bool load(struct eval_run *r, struct eval_options *o, bool length_asked, fault *f) {
@@ -91,7 +84,8 @@ static bool print(const struct evaluation *e, bool as_json, fault *f) {
 static bool run(struct eval_run *r, struct eval_options *o, option_set given, fault *f) {
     struct evaluation result;
     const struct lora *lora = *o->adapter ? &r->lora : NULL;
-    return load(r, o, options_given(&TABLE, given, "max-length"), f) && evaluate(&result, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
+    return load(r, o, options_given(&TABLE, given, "max-length"), f) &&
+           evaluate(&result, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
            (!*o->dump_logits ||
             evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, (unsigned)o->threads, f)) &&
            print(&result, o->json, f);

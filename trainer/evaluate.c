@@ -7,7 +7,7 @@
 #include "choices.h"
 #include "number.h"
 
-enum { TOKENS = 2048 };  // of a batch, or as many as the longest example has
+enum { TOKENS = 2048 }; // of a batch, or as many as the longest example has
 
 static size_t longest_example(const struct dataset *data) {
     size_t longest = 1;
@@ -57,8 +57,7 @@ static bool evaluate_sequences(double *sum, size_t *targets, const struct model 
     struct batch b = {0};
     float *loss = malloc(capacity * sizeof *loss);
     bool done = (loss || fault_memory(f, "the losses")) && batch_make(&b, capacity, capacity, f) &&
-                llama_open(&l, model, lora, &limits, f) &&
-                sum_losses(sum, targets, l, &b, data, capacity, loss, f);
+                llama_open(&l, model, lora, &limits, f) && sum_losses(sum, targets, l, &b, data, capacity, loss, f);
     llama_close(l);
     batch_free(&b);
     free(loss);

@@ -9,11 +9,11 @@
 #include "model.h"
 
 struct evaluation {
-    double loss;        // nats per target
-    double perplexity;  // e^loss
+    double loss;       // nats per target
+    double perplexity; // e^loss
     size_t targets;
     size_t examples;
-    bool has_accuracy;  // the data have choices
+    bool has_accuracy; // the data have choices
     double accuracy;
 };
 

@@ -29,7 +29,7 @@ bool gradients_write(const char *path, const struct lora *l, double loss, fault 
     for (size_t i = 0; done && i < l->count; i++) {
         const struct lora_module *m = &l->list[i];
         const float *da = l->gradient + (m->a - l->value), *dbt = l->gradient + (m->bt - l->value);
-        float *db = turned + (m->bt - l->value);  // [n_out][r]
+        float *db = turned + (m->bt - l->value); // [n_out][r]
         transpose(db, dbt, l->rank, m->n_out);
         name_tensor(names[2 * i], m, 'A');
         name_tensor(names[2 * i + 1], m, 'B');

@@ -4,7 +4,8 @@
 
 #include "lora.h"
 
-// A safetensors file with every adapter's gradient under the name and in the shape that PEFT gives the weight, and "loss".
+// A safetensors file with every adapter's gradient under the name and in the shape that PEFT gives the weight, and
+// "loss".
 bool gradients_write(const char *path, const struct lora *lora, double loss, fault *f);
 
 #endif

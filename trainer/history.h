@@ -8,12 +8,12 @@
 #include "fault.h"
 
 struct step_metrics {
-    uint64_t step;  // from 1
-    double loss;    // nats per target of the step's examples, with dropout
+    uint64_t step; // from 1
+    double loss;   // nats per target of the step's examples, with dropout
     double learning_rate;
-    double grad_norm;  // before clipping
+    double grad_norm; // before clipping
     double tokens_per_second;
-    double eval_loss;  // held-out, after the step; negative: not evaluated there
+    double eval_loss; // held-out, after the step; negative: not evaluated there
 };
 
 struct history {

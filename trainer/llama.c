@@ -13,8 +13,15 @@ static size_t token_count(const struct llama_batch *b) {
 
 static bool norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
     size_t C = l->model->config.hidden_size;
-    lod_rmsnorm_args args = {.tokens = tokens, .width = C, .eps = l->model->config.rms_norm_eps, .x = x, .ldx = C,
-                             .g = g, .rstd = rstd, .y = y, .ldy = C};
+    lod_rmsnorm_args args = {.tokens = tokens,
+                             .width = C,
+                             .eps = l->model->config.rms_norm_eps,
+                             .x = x,
+                             .ldx = C,
+                             .g = g,
+                             .rstd = rstd,
+                             .y = y,
+                             .ldy = C};
     lod_error err;
     return library_done(lod_rmsnorm_forward(l->rowwise, &args, &err), &err, f);
 }
@@ -23,8 +30,18 @@ static bool norm(struct llama *l, size_t tokens, const float *x, const float *g,
 static bool norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
                           const float *add, float *dx, fault *f) {
     size_t C = l->model->config.hidden_size;
-    lod_rmsnorm_args args = {.tokens = tokens, .width = C, .eps = l->model->config.rms_norm_eps, .x = x, .ldx = C,
-                             .g = g, .rstd = rstd, .dy = dy, .lddy = C, .add = add, .dx = dx, .lddx = C};
+    lod_rmsnorm_args args = {.tokens = tokens,
+                             .width = C,
+                             .eps = l->model->config.rms_norm_eps,
+                             .x = x,
+                             .ldx = C,
+                             .g = g,
+                             .rstd = rstd,
+                             .dy = dy,
+                             .lddy = C,
+                             .add = add,
+                             .dx = dx,
+                             .lddx = C};
     lod_error err;
     return library_done(lod_rmsnorm_backward(l->rowwise, &args, &err), &err, f);
 }
@@ -37,8 +54,15 @@ static bool add(struct llama *l, size_t count, const float *a, const float *b, f
 
 static bool rope(struct llama *l, const struct llama_batch *b, size_t heads, float *x, bool inverse, fault *f) {
     size_t D = l->model->config.head_dim;
-    lod_rope_args args = {.tokens = token_count(b), .heads = heads, .head_dim = D, .x = x, .ldx = heads * D,
-                          .position = b->position, .cosine = l->cosine, .sine = l->sine, .inverse = inverse};
+    lod_rope_args args = {.tokens = token_count(b),
+                          .heads = heads,
+                          .head_dim = D,
+                          .x = x,
+                          .ldx = heads * D,
+                          .position = b->position,
+                          .cosine = l->cosine,
+                          .sine = l->sine,
+                          .inverse = inverse};
     lod_error err;
     return library_done(lod_rope(l->rowwise, &args, &err), &err, f);
 }
@@ -47,8 +71,13 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
                                     const float *x) {
     size_t n_in, n_out;
     model_linear_shape(&l->model->config, i, &n_in, &n_out);
-    lod_lowrank_args args = {.rows = b->rows, .x = x, .ldx = n_in, .w = l->model->layers[layer].linear[i], .ldy = n_out,
-                             .lddy = n_out, .lddx = n_in};
+    lod_lowrank_args args = {.rows = b->rows,
+                             .x = x,
+                             .ldx = n_in,
+                             .w = l->model->layers[layer].linear[i],
+                             .ldy = n_out,
+                             .lddy = n_out,
+                             .lddx = n_in};
     struct lora_module *m = lora_find(l->lora, layer, i);
     if (m) {
         args.rank = l->lora->rank;
@@ -102,8 +131,17 @@ static bool silu_mul_backward(struct llama *l, size_t count, struct layer_state 
 static lod_attention_args attention_args(const struct llama *l, const struct layer_state *s) {
     const struct model_config *c = &l->model->config;
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    return (lod_attention_args){.causal = true, .scale = 1 / sqrt((double)c->head_dim), .q = s->q, .k = s->k, .v = s->v,
-                                .ldq = queries, .ldk = keys, .ldv = keys, .o = s->o, .ldo = queries, .lse = s->lse};
+    return (lod_attention_args){.causal = true,
+                                .scale = 1 / sqrt((double)c->head_dim),
+                                .q = s->q,
+                                .k = s->k,
+                                .v = s->v,
+                                .ldq = queries,
+                                .ldk = keys,
+                                .ldv = keys,
+                                .o = s->o,
+                                .ldo = queries,
+                                .lse = s->lse};
 }
 
 // --- Attention of branches ---
@@ -146,7 +184,8 @@ static bool attend_round(struct llama *l, const struct llama_branches *b, const 
 static bool attend(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
     const struct llama_branches *branches = b->branches;
     lod_attention_args args = attention_args(l, s);
-    args.queries = args.keys = branches ? (lod_rows){.count = branches->trunks, .start = branches->trunk_start} : b->rows;
+    args.queries = args.keys =
+        branches ? (lod_rows){.count = branches->trunks, .start = branches->trunk_start} : b->rows;
     lod_error err;
     if (!library_done(lod_attention_forward(l->attention, &args, l->workspace, &err), &err, f)) {
         return false;
@@ -165,43 +204,42 @@ static bool attend(struct llama *l, const struct llama_batch *b, const struct la
 
 // --- Forward ---
 
-// What the backward pass of a layer needs: all of the layer but its last product.
-static bool layer_until_middle(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
+// What the backward pass needs of a layer: all but the last product.
+static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
     const struct model_config *c = &l->model->config;
     const struct model_layer *w = &l->model->layers[layer];
     struct layer_state *s = &l->layers[layer];
-    const float *x = l->x[layer];  // [T][C]
+    const float *x = l->x[layer]; // [T][C]
     float *h = l->forward.h;
     size_t T = token_count(b), C = c->hidden_size;
-    return norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) &&   // h       [T][C]
-           linear(l, b, layer, ADAPTER_Q_PROJ, h, s->q, f) &&             // q       [T][H][D]
-           linear(l, b, layer, ADAPTER_K_PROJ, h, s->k, f) &&             // k       [T][G][D]
-           linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&             // v       [T][G][D]
-           rope(l, b, c->heads, s->q, false, f) &&                        // q
-           rope(l, b, c->kv_heads, s->k, false, f) &&                     // k
-           attend(l, b, s, f) &&                                          // o       [T][H][D]
-           linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&     // middle  [T][C]
-           add(l, T * C, s->middle, x, s->middle, f) &&                   // middle += x
-           norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&       // h       [T][C]
-           linear(l, b, layer, ADAPTER_GATE_PROJ, h, s->gate, f) &&       // gate    [T][F]
-           linear(l, b, layer, ADAPTER_UP_PROJ, h, s->up, f);             // up      [T][F]
+    return norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) && // h       [T][C]
+           linear(l, b, layer, ADAPTER_Q_PROJ, h, s->q, f) &&           // q       [T][H][D]
+           linear(l, b, layer, ADAPTER_K_PROJ, h, s->k, f) &&           // k       [T][G][D]
+           linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&           // v       [T][G][D]
+           rope(l, b, c->heads, s->q, false, f) &&                      // q
+           rope(l, b, c->kv_heads, s->k, false, f) &&                   // k
+           attend(l, b, s, f) &&                                        // o       [T][H][D]
+           linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&   // middle  [T][C]
+           add(l, T * C, s->middle, x, s->middle, f) &&                 // middle += x
+           norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]
+           linear(l, b, layer, ADAPTER_GATE_PROJ, h, s->gate, f) &&     // gate    [T][F]
+           linear(l, b, layer, ADAPTER_UP_PROJ, h, s->up, f);           // up      [T][F]
 }
 
 static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
     struct layer_state *s = &l->layers[layer];
     float *next = l->x[layer + 1], *act = l->forward.act;
     size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
-    return layer_until_middle(l, b, layer, f) &&
-           silu_mul(l, T * F, s, act, f) &&                          // act   [T][F]
-           linear(l, b, layer, ADAPTER_DOWN_PROJ, act, next, f) &&   // next  [T][C]
-           add(l, T * C, next, s->middle, next, f);                  // next += middle
+    return layer_kept(l, b, layer, f) && silu_mul(l, T * F, s, act, f) && // act   [T][F]
+           linear(l, b, layer, ADAPTER_DOWN_PROJ, act, next, f) &&        // next  [T][C]
+           add(l, T * C, next, s->middle, next, f);                       // next += middle
 }
 
 bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     const struct model_config *c = &l->model->config;
     size_t T = token_count(b), C = c->hidden_size;
     for (size_t t = 0; t < T; t++) {
-        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C);  // x  [T][C]
+        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
     }
     for (unsigned layer = 0; layer < c->layers; layer++) {
         if (!layer_forward(l, b, layer, f)) {
@@ -225,16 +263,26 @@ static bool gather(struct llama *l, size_t n, const uint32_t *row, fault *f) {
 bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f) {
     size_t C = l->model->config.hidden_size;
     const size_t start[] = {0, n};
-    lod_lowrank_args args = {.rows = {.count = 1, .start = start}, .x = l->last.h, .ldx = C, .w = l->model->head,
-                             .y = logits, .ldy = l->model->config.vocab_size};
+    lod_lowrank_args args = {.rows = {.count = 1, .start = start},
+                             .x = l->last.h,
+                             .ldx = C,
+                             .w = l->model->head,
+                             .y = logits,
+                             .ldy = l->model->config.vocab_size};
     lod_error err;
     return gather(l, n, row, f) && library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
 }
 
 bool llama_loss(struct llama *l, const struct llama_batch *b, float *loss, fault *f) {
     size_t N = b->targets, C = l->model->config.hidden_size;
-    lod_loss_args args = {.tokens = N, .h = l->last.h, .ldh = C, .w = l->model->head, .target = b->target, .loss = loss,
-                          .dh = l->last.dh, .lddh = C};
+    lod_loss_args args = {.tokens = N,
+                          .h = l->last.h,
+                          .ldh = C,
+                          .w = l->model->head,
+                          .target = b->target,
+                          .loss = loss,
+                          .dh = l->last.dh,
+                          .lddh = C};
     lod_error err;
     if (!gather(l, N, b->row, f) || !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
         return false;
@@ -242,7 +290,7 @@ bool llama_loss(struct llama *l, const struct llama_batch *b, float *loss, fault
     if (l->limits.mode == LLAMA_FORWARD) {
         return true;
     }
-    float *d = l->last.h;  // [N][C] gradient of last.x, in the place of h
+    float *d = l->last.h; // [N][C] gradient of last.x, in the place of h
     if (!norm_backward(l, N, l->last.x, l->model->final_norm, l->last.rstd, l->last.dh, NULL, d, f)) {
         return false;
     }
@@ -263,17 +311,18 @@ static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned 
     size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
     bool gate = lora_find(l->lora, layer, ADAPTER_GATE_PROJ), up = lora_find(l->lora, layer, ADAPTER_UP_PROJ);
     bool down = lora_find(l->lora, layer, ADAPTER_DOWN_PROJ), inside = wanted || gate || up;
+    float *dact = inside ? m->dact : NULL, *dh = wanted ? m->dh : NULL, *partial = wanted ? m->partial : NULL;
 
-    if ((down && !silu_mul(l, T * F, s, m->act, f)) ||                                                   // act   [T][F]
-        !linear_backward(l, b, layer, ADAPTER_DOWN_PROJ, m->act, l->dx, inside ? m->dact : NULL, f) ||   // dact  [T][F]
-        (inside && !silu_mul_backward(l, T * F, s, m->dact, f))) {                                       // dgate, dup
+    if ((down && !silu_mul(l, T * F, s, m->act, f)) ||                              // act [T][F]
+        !linear_backward(l, b, layer, ADAPTER_DOWN_PROJ, m->act, l->dx, dact, f) || // dact [T][F]
+        (inside && !silu_mul_backward(l, T * F, s, dact, f))) {                     // dgate, dup [T][F]
         return false;
     }
-    return ((!gate && !up) || norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) &&                // h     [T][C]
-           linear_backward(l, b, layer, ADAPTER_GATE_PROJ, m->h, s->gate, wanted ? m->dh : NULL, f) &&    // dh    [T][C]
-           linear_backward(l, b, layer, ADAPTER_UP_PROJ, m->h, s->up, wanted ? m->partial : NULL, f) &&
-           (!wanted || (add(l, T * C, m->dh, m->partial, m->dh, f) &&                                     // dh += partial
-                        norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->dh, l->dx, l->dx, f)));
+    return ((!gate && !up) || norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) && // h [T][C]
+           linear_backward(l, b, layer, ADAPTER_GATE_PROJ, m->h, s->gate, dh, f) &&        // dh [T][C]
+           linear_backward(l, b, layer, ADAPTER_UP_PROJ, m->h, s->up, partial, f) &&       // partial [T][C]
+           (!wanted || (add(l, T * C, dh, partial, dh, f) &&                               // dh += partial
+                        norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, dh, l->dx, l->dx, f)));
 }
 
 static bool attend_backward(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
@@ -286,8 +335,7 @@ static bool attend_backward(struct llama *l, const struct llama_batch *b, const 
     args.dv = l->attend.dv;
     lod_error err;
     return library_done(lod_attention_backward(l->attention, &args, l->workspace, &err), &err, f) &&
-           rope(l, b, c->heads, args.dq, true, f) &&
-           rope(l, b, c->kv_heads, args.dk, true, f);
+           rope(l, b, c->heads, args.dq, true, f) && rope(l, b, c->kv_heads, args.dk, true, f);
 }
 
 // dx: on entry the gradient of `middle`, on return that of the layer's input, which is only computed where wanted.
@@ -300,29 +348,30 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
     bool adapted = lora_find(l->lora, layer, ADAPTER_Q_PROJ) || lora_find(l->lora, layer, ADAPTER_K_PROJ) ||
                    lora_find(l->lora, layer, ADAPTER_V_PROJ);
     bool inside = wanted || adapted;
+    float *d_o = inside ? a->d_o : NULL, *dh = wanted ? a->dh : NULL, *partial = wanted ? a->partial : NULL;
 
-    if (!linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, l->dx, inside ? a->d_o : NULL, f) ||          // d_o  [T][H][D]
-        (inside && !attend_backward(l, b, s, f))) {                                                       // dq, dk, dv
+    if (!linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, l->dx, d_o, f) || // d_o [T][H][D]
+        (inside && !attend_backward(l, b, s, f))) {                           // dq [T][H][D], dk, dv [T][G][D]
         return false;
     }
-    return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) &&                  // h    [T][C]
-           linear_backward(l, b, layer, ADAPTER_Q_PROJ, a->h, a->dq, wanted ? a->dh : NULL, f) &&         // dh   [T][C]
-           linear_backward(l, b, layer, ADAPTER_K_PROJ, a->h, a->dk, wanted ? a->partial : NULL, f) &&
-           (!wanted || add(l, T * C, a->dh, a->partial, a->dh, f)) &&                                     // dh += partial
-           linear_backward(l, b, layer, ADAPTER_V_PROJ, a->h, a->dv, wanted ? a->partial : NULL, f) &&
-           (!wanted || (add(l, T * C, a->dh, a->partial, a->dh, f) &&                                     // dh += partial
-                        norm_backward(l, T, x, w->attention_norm, s->attention_rstd, a->dh, l->dx, l->dx, f)));
+    return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) && // h [T][C]
+           linear_backward(l, b, layer, ADAPTER_Q_PROJ, a->h, a->dq, dh, f) &&           // dh [T][C]
+           linear_backward(l, b, layer, ADAPTER_K_PROJ, a->h, a->dk, partial, f) &&      // partial [T][C]
+           (!wanted || add(l, T * C, dh, partial, dh, f)) &&                             // dh += partial
+           linear_backward(l, b, layer, ADAPTER_V_PROJ, a->h, a->dv, partial, f) &&      // partial [T][C]
+           (!wanted || (add(l, T * C, dh, partial, dh, f) &&                             // dh += partial
+                        norm_backward(l, T, x, w->attention_norm, s->attention_rstd, dh, l->dx, l->dx, f)));
 }
 
 // The tensors of layer `layer` are those of the layer above when only inputs are kept: computes them again. The last
 // product is computed only where its adapter's gradient needs U.
 static bool recompute(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
-    return lora_find(l->lora, layer, ADAPTER_DOWN_PROJ) ? layer_forward(l, b, layer, f)
-                                                        : layer_until_middle(l, b, layer, f);
+    return lora_find(l->lora, layer, ADAPTER_DOWN_PROJ) ? layer_forward(l, b, layer, f) : layer_kept(l, b, layer, f);
 }
 
 bool llama_backward(struct llama *l, const struct llama_batch *b, fault *f) {
-    const unsigned attention = 1u << ADAPTER_Q_PROJ | 1u << ADAPTER_K_PROJ | 1u << ADAPTER_V_PROJ | 1u << ADAPTER_O_PROJ;
+    const unsigned attention =
+        1u << ADAPTER_Q_PROJ | 1u << ADAPTER_K_PROJ | 1u << ADAPTER_V_PROJ | 1u << ADAPTER_O_PROJ;
     unsigned top = l->model->config.layers - 1;
     for (unsigned layer = top + 1; layer-- > 0;) {
         // Every layer has the same adapters, so the first one is the lowest: nothing below it asks for a gradient.

@@ -1,6 +1,7 @@
 // The Llama model over a ragged batch: hidden states, losses, logits, and the gradients of the adapters.
 //
-// T tokens, C hidden width, H query heads, G key heads, D head width, F MLP width, V vocabulary, r rank, L layers, N targets.
+// T tokens, C hidden width, H query heads, G key heads, D head width, F MLP width, V vocabulary, r rank, L layers, N
+// targets.
 #ifndef LODROP_TRAINER_LLAMA_H
 #define LODROP_TRAINER_LLAMA_H
 
@@ -14,33 +15,33 @@
 // every trunk in each, so that a round's keys can be put right behind the trunk's.
 struct llama_branches {
     size_t trunks;
-    const size_t *trunk_start;  // [trunks + 1] tokens
-    const size_t *slot_start;   // [trunks + 1] rows of keys: room for a trunk and its longest branch
+    const size_t *trunk_start; // [trunks + 1] tokens
+    const size_t *slot_start;  // [trunks + 1] rows of keys: room for a trunk and its longest branch
     size_t rounds;
-    const size_t *round_start;  // [rounds + 1] tokens; round_start[0] = trunk_start[trunks]
-    const size_t *length;       // [rounds][trunks] tokens of the branch of that trunk, 0: it has none
+    const size_t *round_start; // [rounds + 1] tokens; round_start[0] = trunk_start[trunks]
+    const size_t *length;      // [rounds][trunks] tokens of the branch of that trunk, 0: it has none
 };
 
 struct llama_batch {
-    lod_rows rows;             // segments: T = rows.start[rows.count]; with branches one segment that holds all
-    const uint32_t *token;     // [T]
-    const uint32_t *position;  // [T] in its sequence
-    size_t targets;            // N
-    const uint32_t *row;       // [N] ascending: the token after which the target is expected
-    const uint32_t *target;    // [N]
-    const struct llama_branches *branches;  // NULL: none
+    lod_rows rows;            // segments: T = rows.start[rows.count]; with branches one segment that holds all
+    const uint32_t *token;    // [T]
+    const uint32_t *position; // [T] in its sequence
+    size_t targets;           // N
+    const uint32_t *row;      // [N] ascending: the token after which the target is expected
+    const uint32_t *target;   // [N]
+    const struct llama_branches *branches; // NULL: none
 };
 
-// FORWARD: no gradients, no dropout. KEEP: what the backward pass needs is kept. RECOMPUTE: only the inputs of the layers
-// are kept, the rest is computed again, to the same bits.
+// FORWARD: no gradients, no dropout. KEEP: what the backward pass needs is kept. RECOMPUTE: only the inputs of the
+// layers are kept, the rest is computed again, to the same bits.
 enum llama_mode { LLAMA_FORWARD, LLAMA_KEEP, LLAMA_RECOMPUTE };
 
 // The most that a batch will bring.
 struct llama_limits {
     enum llama_mode mode;
     size_t tokens, targets;
-    size_t length;  // of a sequence; for branches trunk and branch together
-    size_t slots;   // rows of keys of branches
+    size_t length; // of a sequence; for branches trunk and branch together
+    size_t slots;  // rows of keys of branches
     unsigned threads;
 };
 
@@ -64,7 +65,8 @@ bool llama_backward(struct llama *l, const struct llama_batch *batch, fault *f);
 // After llama_forward: logits [n][V] of the tokens row[0 .. n-1], at most limits.targets.
 bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f);
 
-// One line on the plan of the widest layer.
+// Bytes of the memory for a pass, and one line on the plan of the widest layer.
+size_t llama_bytes(const struct llama *l);
 void llama_describe(const struct llama *l, char *text, size_t size);
 
 #endif

@@ -167,9 +167,11 @@ static bool open_all(struct llama *l, fault *f) {
     size_t workspace = largest_workspace(l);
     struct arena measure = {0};
     take_all(l, &measure, workspace);
-    if (!memory_take(&l->memory, measure.peak, "the activations: a smaller --batch-size or --max-length needs less", f)) {
+    if (!memory_take(&l->memory, measure.peak, "the activations: a smaller --batch-size or --max-length needs less",
+                     f)) {
         return false;
     }
+    l->bytes = measure.peak;
     struct arena carve = {.base = l->memory};
     take_all(l, &carve, workspace);
     lod_rope_tables(l->limits.length, c->head_dim, c->rope_theta, l->cosine, l->sine);
@@ -209,6 +211,10 @@ void llama_close(struct llama *l) {
     free(l->layers);
     free(l->memory);
     free(l);
+}
+
+size_t llama_bytes(const struct llama *l) {
+    return l->bytes;
 }
 
 void llama_describe(const struct llama *l, char *text, size_t size) {

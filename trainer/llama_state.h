@@ -6,56 +6,57 @@
 
 // What a layer's backward pass needs of its forward pass.
 struct layer_state {
-    float *attention_rstd;  // [T]
-    float *mlp_rstd;        // [T]
-    float *q;               // [T][H][D], rotated
-    float *k, *v;           // [T][G][D], k rotated
-    float *o;               // [T][H][D] output of attention
-    float *lse;             // [T][H]
-    float *middle;          // [T][C] the residual stream between attention and MLP
-    float *gate, *up;       // [T][F]
-    float *u[ADAPTER_MODULES];  // [T][r]
+    float *attention_rstd;     // [T]
+    float *mlp_rstd;           // [T]
+    float *q;                  // [T][H][D], rotated
+    float *k, *v;              // [T][G][D], k rotated
+    float *o;                  // [T][H][D] output of attention
+    float *lse;                // [T][H]
+    float *middle;             // [T][C] the residual stream between attention and MLP
+    float *gate, *up;          // [T][F]
+    float *u[ADAPTER_MODULES]; // [T][r]
 };
 
 // Tensors that live inside one stage only; the stages share their bytes.
 struct forward_scratch {
-    float *h;                 // [T][C] normalised input
-    float *act;               // [T][F]
-    float *slot_k, *slot_v;   // [slots][G][D] of trunks, each with room for one branch
-    size_t *queries, *keys;   // [2 trunks + 1] where the segments of a round start
+    float *h;               // [T][C] normalised input
+    float *act;             // [T][F]
+    float *slot_k, *slot_v; // [slots][G][D] of trunks, each with room for one branch
+    size_t *queries, *keys; // [2 trunks + 1] where the segments of a round start
 };
 
 struct mlp_scratch {
-    float *act, *dact;        // [T][F]
-    float *h, *dh, *partial;  // [T][C], in the place of the two above
+    float *act, *dact;       // [T][F]
+    float *h, *dh, *partial; // [T][C], in the place of the two above
 };
 
 struct attention_scratch {
-    float *dq;                // [T][H][D]
-    float *dk, *dv;           // [T][G][D]
-    float *d_o;               // [T][H][D]
-    float *h, *dh, *partial;  // [T][C], in the place of d_o
+    float *dq;               // [T][H][D]
+    float *dk, *dv;          // [T][G][D]
+    float *d_o;              // [T][H][D]
+    float *h, *dh, *partial; // [T][C], in the place of d_o
 };
 
 struct loss_scratch {
-    float *x;   // [N][C] the residual stream at the rows that predict
-    float *h;   // [N][C] normalised
-    float *dh;  // [N][C]
-    float *rstd;  // [N]
+    float *x;    // [N][C] the residual stream at the rows that predict
+    float *h;    // [N][C] normalised
+    float *dh;   // [N][C]
+    float *rstd; // [N]
 };
 
 struct llama {
     const struct model *model;
-    const struct lora *lora;  // NULL: none
+    const struct lora *lora; // NULL: none
     struct llama_limits limits;
     lod_plan *linear[ADAPTER_MODULES];
     lod_plan *attention, *loss, *logits, *rowwise;
     void *memory;
-    void *workspace;        // of the library's calls
-    float *cosine, *sine;   // [length][D/2]
-    float **x;              // [L + 1] the residual stream [T][C] before every layer and after the last
-    struct layer_state *layers;  // [L]; all the same arrays unless the mode is KEEP
-    float *dx;              // [T][C] gradient of the residual stream
+    size_t bytes;
+    void *workspace;            // of the library's calls
+    float *cosine, *sine;       // [length][D/2]
+    float **x;                  // [L + 1] the residual stream [T][C] before every layer and after the last
+    struct layer_state *layers; // [L]; all the same arrays unless the mode is KEEP
+    float *dx;                  // [T][C] gradient of the residual stream
     struct forward_scratch forward;
     struct mlp_scratch mlp;
     struct attention_scratch attend;

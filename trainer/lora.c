@@ -98,7 +98,8 @@ void lora_free(struct lora *l) {
 }
 
 // out [rows][columns] uniform in (-bound, bound): the generator's words, row by row, as midpoints of 2^32 equal parts.
-static bool fill_uniform(float *out, size_t rows, size_t columns, double bound, uint64_t seed, uint32_t site, fault *f) {
+static bool fill_uniform(float *out, size_t rows, size_t columns, double bound, uint64_t seed, uint32_t site,
+                         fault *f) {
     uint32_t *words = malloc(columns * sizeof *words);
     if (!words) {
         return fault_memory(f, "the adapters' first values");
@@ -143,18 +144,31 @@ struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter
     return &l->list[(size_t)layer * in_layer + before];
 }
 
-struct adapter_tensors *lora_tensors(const struct lora *l, float *array) {
+// The list of modules as files take it; free() returns it.
+static bool list_tensors(struct adapter_tensors **list, const struct lora *l, fault *f) {
     struct adapter_tensors *tensors = calloc(l->count ? l->count : 1, sizeof *tensors);
+    *list = tensors;
     for (size_t i = 0; tensors && i < l->count; i++) {
         const struct lora_module *m = &l->list[i];
-        tensors[i] = (struct adapter_tensors){.layer = m->layer,
-                                              .module = m->module,
-                                              .n_in = m->n_in,
-                                              .n_out = m->n_out,
-                                              .a = array + (m->a - l->value),
-                                              .bt = array + (m->bt - l->value)};
+        tensors[i] = (struct adapter_tensors){
+            .layer = m->layer, .module = m->module, .n_in = m->n_in, .n_out = m->n_out, .a = m->a, .bt = m->bt};
     }
-    return tensors;
+    return tensors || fault_memory(f, "the list of adapters");
+}
+
+bool lora_read(struct lora *l, const char *folder, fault *f) {
+    struct adapter_tensors *tensors;
+    bool done = list_tensors(&tensors, l, f) && adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f);
+    free(tensors);
+    return done;
+}
+
+bool lora_write(const struct lora *l, const char *folder, const struct adapter_config *config,
+                const struct adapter_recipe *recipe, fault *f) {
+    struct adapter_tensors *tensors;
+    bool done = list_tensors(&tensors, l, f) && adapter_write(folder, config, recipe, tensors, l->count, f);
+    free(tensors);
+    return done;
 }
 
 double lora_finish_gradient(struct lora *l, double factor) {

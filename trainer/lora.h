@@ -11,32 +11,32 @@ struct lora_module {
     unsigned layer;
     enum adapter_module module;
     size_t n_in, n_out;
-    float *a;                // [r][n_in], in lora.value
-    float *bt;               // B transposed, [r][n_out], in lora.value behind a
-    lod_grad_sum da, dbt;    // of a step; unused unless training
-    lod_dropout dropout;     // on the input, in training
+    float *a;             // [r][n_in], in lora.value
+    float *bt;            // B transposed, [r][n_out], in lora.value behind a
+    lod_grad_sum da, dbt; // of a step; unused unless training
+    lod_dropout dropout;  // on the input, in training
 };
 
 struct lora {
     size_t rank;
-    unsigned modules;  // set of 1 << adapter_module; the same in every layer
-    double scale;      // alpha / r or alpha / sqrt(r)
+    unsigned modules; // set of 1 << adapter_module; the same in every layer
+    double scale;     // alpha / r or alpha / sqrt(r)
     size_t count;
-    struct lora_module *list;  // [count], ascending by layer, then module
+    struct lora_module *list; // [count], ascending by layer, then module
     size_t parameters;
-    float *value;      // [parameters]; a and bt of the modules in the order of the list
-    float *gradient;   // [parameters]; NULL unless training, like the next two
-    float *moment1;    // [parameters]
-    float *moment2;    // [parameters]
+    float *value;    // [parameters]; a and bt of the modules in the order of the list
+    float *gradient; // [parameters]; NULL unless training, like the next two
+    float *moment1;  // [parameters]
+    float *moment2;  // [parameters]
     void *memory;
 };
 
 enum lora_use { LORA_INFERENCE, LORA_TRAINING };
 
 struct lora_options {
-    struct adapter_config config;  // rank, alpha, dropout, rslora, modules
-    uint64_t seed;                 // of masks and of the first values
-    uint64_t leaves;               // most examples in a step
+    struct adapter_config config; // rank, alpha, dropout, rslora, modules
+    uint64_t seed;                // of masks and of the first values
+    uint64_t leaves;              // most examples in a step
 };
 
 // All values zero. lora_free may be called twice.
@@ -50,8 +50,10 @@ bool lora_initialise(struct lora *l, uint64_t seed, bool random_b, fault *f);
 // NULL: that layer's module has no adapter.
 struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter_module module);
 
-// Views of one of the arrays laid out like `value`, for files; free() returns them, NULL: no memory.
-struct adapter_tensors *lora_tensors(const struct lora *l, float *array);
+// Values from and to an adapter folder.
+bool lora_read(struct lora *l, const char *folder, fault *f);
+bool lora_write(const struct lora *l, const char *folder, const struct adapter_config *config,
+                const struct adapter_recipe *recipe, fault *f);
 
 // Empties the sums into gradient, times factor, and returns the Euclidean norm.
 double lora_finish_gradient(struct lora *l, double factor);

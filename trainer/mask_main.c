@@ -12,7 +12,7 @@ struct mask_options {
     double p;
 };
 
-#define AT(field) offsetof(struct mask_options, field)
+#define AT(field)  offsetof(struct mask_options, field)
 #define MOST_CELLS 4294967295.0
 
 static const struct option LIST[] = {
@@ -55,15 +55,17 @@ static bool dump(const struct mask_options *o, fault *f) {
     lod_error err;
     uint32_t site;
     if (!one_module(&module, o->module, f) ||
-        !library_done(lod_site(LOD_DOMAIN_TRAIN, (unsigned)o->layer, LOD_POSITION_LORA_INPUT + module, 0, 0, &site, &err),
-                      &err, f)) {
+        !library_done(
+            lod_site(LOD_DOMAIN_TRAIN, (unsigned)o->layer, LOD_POSITION_LORA_INPUT + module, 0, 0, &site, &err), &err,
+            f)) {
         return false;
     }
     uint8_t *keep = malloc((size_t)o->cols);
     bool done = keep || fault_memory(f, "a row of the mask");
     for (int64_t row = 0; done && row < o->rows; row++) {
         done = library_done(lod_mask_dump((uint64_t)o->seed, site, (uint32_t)o->draw, o->p, (size_t)(o->row + row), 1,
-                                          (size_t)o->col, (size_t)o->cols, keep, &err), &err, f);
+                                          (size_t)o->col, (size_t)o->cols, keep, &err),
+                            &err, f);
         if (done && fwrite(keep, 1, (size_t)o->cols, stdout) != (size_t)o->cols) {
             done = fault_set(f, FAULT_RESOURCE, "standard output", NULL, "cannot write");
         }

@@ -48,7 +48,8 @@ static lod_dtype dtype_of(const struct tensor_view *view) {
 }
 
 // Takes the place of a weight W [n_out][n_in] in the arena and, when there is one, packs it there.
-static bool pack(struct model *m, struct arena *a, const char *name, size_t n_in, size_t n_out, lod_weight *w, fault *f) {
+static bool pack(struct model *m, struct arena *a, const char *name, size_t n_in, size_t n_out, lod_weight *w,
+                 fault *f) {
     const struct tensor_view *view;
     if (!safetensors_weight(m->file, name, 2, (const size_t[]){n_out, n_in}, &view, f)) {
         return false;

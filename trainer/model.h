@@ -9,18 +9,18 @@
 #include "safetensors.h"
 
 struct model_layer {
-    const float *attention_norm;  // [C]
-    const float *mlp_norm;        // [C]
+    const float *attention_norm; // [C]
+    const float *mlp_norm;       // [C]
     lod_weight linear[ADAPTER_MODULES];
 };
 
 struct model {
     struct model_config config;
-    struct safetensors *file;             // stays open for the embeddings
-    const struct tensor_view *embedding;  // [V][C]; rows are widened as tokens ask for them
-    lod_weight head;                      // [V][C]
-    const float *final_norm;              // [C]
-    struct model_layer *layers;           // [config.layers]
+    struct safetensors *file;            // stays open for the embeddings
+    const struct tensor_view *embedding; // [V][C]; rows are widened as tokens ask for them
+    lod_weight head;                     // [V][C]
+    const float *final_norm;             // [C]
+    struct model_layer *layers;          // [config.layers]
     void *memory;
 };
 

@@ -2,7 +2,8 @@
 
 #include <math.h>
 
-// x = k ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts of which the first has few enough bits for k * part to be exact.
+// x = k ln 2 + r with |r| <= ln(2) / 2, ln 2 in two parts of which the first has few enough bits for k * part to be
+// exact.
 double number_exp(double x) {
     const double ln2_high = 0x1.62e42feep-1, ln2_low = 0x1.a39ef35793c76p-33;
     if (!(x > -708.3)) {
@@ -15,7 +16,7 @@ double number_exp(double x) {
     double r = (x - k * ln2_high) - k * ln2_low;
     double sum = 1;
     for (int n = 17; n > 0; n--) {
-        sum = 1 + r / n * sum;  // Taylor's series from its far end: the next term is below 1e-23
+        sum = 1 + r / n * sum; // Taylor's series from its far end: the next term is below 1e-23
     }
     return ldexp(sum, (int)k);
 }

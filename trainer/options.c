@@ -28,20 +28,22 @@ static const char *out_of_range(const struct option *o, double value, char text[
         if (!(value >= 0 && value < 1)) {
             return "must be at least 0 and below 1";
         }
-        double threshold = floor(value * 65536 + 0.5);  // of 65536 draws, those that are dropped
+        double threshold = floor(value * 65536 + 0.5); // of 65536 draws, those that are dropped
         if (value > 0 && (threshold < 1 || threshold > 65535)) {
             return "rounds to dropping nothing or everything: masks count in parts of 65536";
         }
         return NULL;
     }
     if (!(value >= o->least && value <= o->most)) {
-        snprintf(text, 96, o->most >= 1e15 ? "must be at least %.15g" : "must be from %.15g to %.15g", o->least, o->most);
+        snprintf(text, 96, o->most >= 1e15 ? "must be at least %.15g" : "must be from %.15g to %.15g", o->least,
+                 o->most);
         return text;
     }
     return NULL;
 }
 
-static bool set_number(const struct option *o, void *values, double value, const char *file, const char *field, fault *f) {
+static bool set_number(const struct option *o, void *values, double value, const char *file, const char *field,
+                       fault *f) {
     char text[96];
     const char *reason = out_of_range(o, value, text);
     if (reason) {
@@ -204,7 +206,8 @@ json_t *options_json(const struct option_table *table, const void *values) {
     return object;
 }
 
-bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file, fault *f) {
+bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
+                       fault *f) {
     struct json_scope scope = {.object = object, .file = file};
     for (size_t i = 0; i < table->count; i++) {
         const struct option *o = &table->list[i];

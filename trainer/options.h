@@ -1,5 +1,5 @@
-// Command lines by a table: each option's name, type, place in a struct, range and help stand in one line of it. The same
-// table turns the values into JSON and back.
+// Command lines by a table: each option's name, type, place in a struct, range and help stand in one line of it. The
+// same table turns the values into JSON and back.
 #ifndef LODROP_TRAINER_OPTIONS_H
 #define LODROP_TRAINER_OPTIONS_H
 
@@ -13,26 +13,26 @@
 enum { OPTION_TEXT_SIZE = FILE_PATH_MAX, OPTIONS_MAX = 64 };
 
 enum option_type {
-    OPTION_TEXT,     // char [OPTION_TEXT_SIZE]
-    OPTION_INTEGER,  // int64_t
-    OPTION_NUMBER,   // double
-    OPTION_RATE,     // double in [0, 1), of which the masks can keep some and drop some
-    OPTION_SWITCH,   // bool
+    OPTION_TEXT,    // char [OPTION_TEXT_SIZE]
+    OPTION_INTEGER, // int64_t
+    OPTION_NUMBER,  // double
+    OPTION_RATE,    // double in [0, 1), of which the masks can keep some and drop some
+    OPTION_SWITCH,  // bool
 };
 
 struct option {
-    const char *name;  // without dashes
+    const char *name; // without dashes
     enum option_type type;
     size_t offset;
-    double least, most;  // of integers and numbers
-    const char *value;   // what the help calls its value
-    const char *help;    // NULL: not shown
+    double least, most; // of integers and numbers
+    const char *value;  // what the help calls its value
+    const char *help;   // NULL: not shown
 };
 
 struct option_table {
     const char *program;
-    const char *usage;    // the lines above the options
-    const char *outro;    // the lines below them
+    const char *usage; // the lines above the options
+    const char *outro; // the lines below them
     const struct option *list;
     size_t count;
 };
@@ -40,8 +40,8 @@ struct option_table {
 // A bit per option of the table: it stood on the command line.
 typedef uint64_t option_set;
 
-// Overwrites what the command line names. --help prints the help and leaves with status 0. An unknown option or a missing
-// value is a fault of usage; a value that is no number or out of range is one of input.
+// Overwrites what the command line names. --help prints the help and leaves with status 0. An unknown option or a
+// missing value is a fault of usage; a value that is no number or out of range is one of input.
 bool options_parse(const struct option_table *table, void *values, option_set *given, int argc, char **argv, fault *f);
 
 bool options_given(const struct option_table *table, option_set given, const char *name);
@@ -55,6 +55,7 @@ json_t *options_json(const struct option_table *table, const void *values);
 void option_json_name(const struct option *o, char name[64]);
 
 // Reads the options that the object has; ranges are checked as on the command line.
-bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file, fault *f);
+bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
+                       fault *f);
 
 #endif

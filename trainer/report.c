@@ -11,7 +11,7 @@
 #include "json.h"
 #include "library.h"
 
-static const double QUIET_SECONDS = 10, TERMINAL_SECONDS = 0.1;  // between two progress lines
+static const double QUIET_SECONDS = 10, TERMINAL_SECONDS = 0.1; // between two progress lines
 
 double report_clock(void) {
     struct timespec now;
@@ -72,9 +72,9 @@ static void print_progress(struct report *r, const struct history *h) {
     r->last_line = now;
     double left = (double)(r->total_steps - m->step) * r->seconds / (double)(m->step - r->first_step);
     char line[160];
-    snprintf(line, sizeof line, "step %llu/%llu  loss %.4f  %.0f tokens/s  %.0f:%02.0f left", (unsigned long long)m->step,
-             (unsigned long long)r->total_steps, history_recent_loss(h, 20), report_tokens_per_second(r),
-             floor(left / 60), floor(fmod(left, 60)));
+    snprintf(line, sizeof line, "step %llu/%llu  loss %.4f  %.0f tokens/s  %.0f:%02.0f left",
+             (unsigned long long)m->step, (unsigned long long)r->total_steps, history_recent_loss(h, 20),
+             report_tokens_per_second(r), floor(left / 60), floor(fmod(left, 60)));
     if (r->terminal) {
         fprintf(stderr, "\r\033[K%s", line);
         fflush(stderr);
@@ -97,8 +97,10 @@ static void warn_about_norm(struct report *r, const struct history *h) {
         mean += h->list[i].grad_norm / NORM_STEPS;
     }
     if (norm > 10 * mean) {
-        report_line(r, "warning: step %zu: the gradient's norm is %.3g, %.0f times the mean of the %d steps before: "
-                       "a lower --learning-rate may help", h->count, norm, norm / mean, NORM_STEPS);
+        report_line(r,
+                    "warning: step %zu: the gradient's norm is %.3g, %.0f times the mean of the %d steps before: "
+                    "a lower --learning-rate may help",
+                    h->count, norm, norm / mean, NORM_STEPS);
         r->warned_norm = true;
     }
 }
@@ -113,8 +115,10 @@ static void warn_about_gap(struct report *r, const struct history *h) {
         struct history until = {.list = h->list, .count = i + 1};
         if (m->eval_loss >= 0 && last->eval_loss > m->eval_loss &&
             history_recent_loss(h, NORM_STEPS) < history_recent_loss(&until, NORM_STEPS)) {
-            report_line(r, "warning: held-out loss rose from %.4f to %.4f while training loss fell: the adapter is "
-                           "overfitting; fewer --epochs or dropout may help", m->eval_loss, last->eval_loss);
+            report_line(r,
+                        "warning: held-out loss rose from %.4f to %.4f while training loss fell: the adapter is "
+                        "overfitting; fewer --epochs or dropout may help",
+                        m->eval_loss, last->eval_loss);
             r->warned_gap = true;
             return;
         }
@@ -149,12 +153,12 @@ bool report_summary(const struct report *r, const char *output, const struct sum
         return false;
     }
     snprintf(sleef, sizeof sleef, "%d.%d.%d", SLEEF_VERSION_MAJOR, SLEEF_VERSION_MINOR, SLEEF_VERSION_PATCHLEVEL);
-    json_t *root = json_pack(
-        "{s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second", report_tokens_per_second(r),
-        "peak_rss_bytes", (json_int_t)peak_memory(), "steps", (json_int_t)s->steps, "train_loss", s->train_loss, "eval",
-        s->eval ? evaluation_json(s->eval) : json_null(), "seed", (json_int_t)s->seed, "isa", isa, "threads",
-        (json_int_t)s->threads, "plan", s->plan, "trainable_parameters", (json_int_t)s->trainable_parameters, "sleef",
-        sleef);
+    json_t *root = json_pack("{s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second",
+                             report_tokens_per_second(r), "peak_rss_bytes", (json_int_t)peak_memory(), "steps",
+                             (json_int_t)s->steps, "train_loss", s->train_loss, "eval",
+                             s->eval ? evaluation_json(s->eval) : json_null(), "seed", (json_int_t)s->seed, "isa", isa,
+                             "threads", (json_int_t)s->threads, "plan", s->plan, "trainable_parameters",
+                             (json_int_t)s->trainable_parameters, "sleef", sleef);
     bool done = root ? json_write_file(root, path, f) : fault_memory(f, path);
     json_decref(root);
     return done;

@@ -12,14 +12,14 @@
 
 struct report {
     FILE *metrics;
-    bool terminal;           // the progress line is rewritten in place
-    bool line_open;          // on a terminal: a progress line stands there
-    double last_line;        // seconds, when progress was last printed
-    uint64_t tokens;         // trained on in this process
-    double seconds;          // spent on that
+    bool terminal;    // the progress line is rewritten in place
+    bool line_open;   // on a terminal: a progress line stands there
+    double last_line; // seconds, when progress was last printed
+    uint64_t tokens;  // trained on in this process
+    double seconds;   // spent on that
     uint64_t first_step, total_steps;
     bool warned_norm, warned_gap;
-    char path[FILE_PATH_MAX];  // of metrics.jsonl
+    char path[FILE_PATH_MAX]; // of metrics.jsonl
 };
 
 // Seconds from some fixed moment.
@@ -40,7 +40,7 @@ double report_tokens_per_second(const struct report *r);
 struct summary {
     uint64_t steps;
     double train_loss;
-    const struct evaluation *eval;  // NULL: no held-out data
+    const struct evaluation *eval; // NULL: no held-out data
     uint64_t seed;
     unsigned threads;
     const char *plan;

@@ -11,7 +11,7 @@ enum schedule_kind { SCHEDULE_LINEAR, SCHEDULE_COSINE, SCHEDULE_CONSTANT };
 struct schedule {
     enum schedule_kind kind;
     double peak;
-    uint64_t warmup, total;  // steps
+    uint64_t warmup, total; // steps
 };
 
 // "linear", "cosine" or "constant"; a constant rate has a warm-up too if one is asked for.

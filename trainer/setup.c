@@ -1,5 +1,6 @@
 // The first half of train.h: from options to a training that is ready to run.
 #include <stdlib.h>
+#include <string.h>
 
 #include "train.h"
 
@@ -72,7 +73,7 @@ static bool plan_steps(struct training *t, fault *f) {
     }
     // The draw of a mask is the running number of an example visit, in 32 bits.
     if (total / t->steps_per_epoch + 1 > UINT32_MAX / count) {
-        return fault_set(f, FAULT_INPUT, "lodrop-train", *o->adapter ? "--max-steps" : "--epochs",
+        return fault_set(f, FAULT_INPUT, "lodrop-train", o->max_steps ? "--max-steps" : "--epochs",
                          "more than 2^32 visits of examples");
     }
     enum schedule_kind kind;
@@ -87,23 +88,16 @@ static bool plan_steps(struct training *t, fault *f) {
 
 static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     const struct train_options *o = t->options;
-    struct lora_options options = {.config = t->config,
-                                   .seed = (uint64_t)o->seed,
-                                   .leaves = (uint64_t)(o->batch_size * o->grad_accum)};
+    struct lora_options options = {
+        .config = t->config, .seed = (uint64_t)o->seed, .leaves = (uint64_t)(o->batch_size * o->grad_accum)};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
     }
     if (*checkpoint) {
         return checkpoint_read_values(checkpoint, &t->lora, &t->history, f);
     }
-    if (!*o->adapter) {
-        return lora_initialise(&t->lora, (uint64_t)o->seed, *o->init_b == 'r', f);
-    }
-    struct adapter_tensors *tensors = lora_tensors(&t->lora, t->lora.value);
-    bool done = tensors ? adapter_read_tensors(o->adapter, t->config.r, tensors, t->lora.count, f)
-                        : fault_memory(f, "the list of adapters");
-    free(tensors);
-    return done;
+    return *o->adapter ? lora_read(&t->lora, o->adapter, f)
+                       : lora_initialise(&t->lora, (uint64_t)o->seed, strcmp(o->init_b, "random") == 0, f);
 }
 
 static bool read_progress(struct training *t, const char *checkpoint, fault *f) {
@@ -139,7 +133,7 @@ static bool take_memory(struct training *t, fault *f) {
 
 bool training_load(struct training *t, const char *checkpoint, fault *f) {
     struct train_options *o = t->options;
-    bool asked = o->max_length != 512;  // the default gives way to a model with fewer positions
+    bool asked = o->max_length != 512; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
            read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <signal.h>
-#include <stdlib.h>
 
 #include "gradients.h"
 #include "library.h"
@@ -14,7 +13,7 @@ static const double BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
 // The examples that a step visits: places first .. end-1 of the epoch's order.
 struct visit {
     size_t first, end;
-    uint64_t draw;  // running number of the first visit
+    uint64_t draw; // running number of the first visit
     size_t tokens, targets;
 };
 
@@ -106,11 +105,8 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
 static bool save(struct training *t, fault *f) {
     struct visit next = visit_of(t, t->step);
     struct checkpoint c = {.step = t->step, .draw = next.draw, .fingerprint = t->fingerprint};
-    struct checkpoint_parts parts = {.options = t->options,
-                                     .config = &t->config,
-                                     .recipe = &t->recipe,
-                                     .lora = &t->lora,
-                                     .history = &t->history};
+    struct checkpoint_parts parts = {
+        .options = t->options, .config = &t->config, .recipe = &t->recipe, .lora = &t->lora, .history = &t->history};
     return checkpoint_save(t->options->output, &c, &parts, f);
 }
 
@@ -185,10 +181,6 @@ static bool loop(struct training *t, const lod_plan *plan, enum training_end *en
 static bool finish(struct training *t, fault *f) {
     const char *output = t->options->output;
     char curves[FILE_PATH_MAX], plan[160];
-    struct adapter_tensors *tensors = lora_tensors(&t->lora, t->lora.value);
-    bool done = tensors ? adapter_write(output, &t->config, &t->recipe, tensors, t->lora.count, f)
-                        : fault_memory(f, "the list of adapters");
-    free(tensors);
     llama_describe(t->llama, plan, sizeof plan);
     unsigned threads = (unsigned)t->options->threads;
     struct summary s = {.steps = t->step,
@@ -198,8 +190,9 @@ static bool finish(struct training *t, fault *f) {
                         .threads = threads ? threads : lod_default_threads(),
                         .plan = plan,
                         .trainable_parameters = t->lora.parameters};
-    return done && file_path(curves, output, "curves.svg", f) && history_draw(&t->history, curves, f) &&
-           report_summary(&t->report, output, &s, f) && checkpoint_remove(output, f);
+    return lora_write(&t->lora, output, &t->config, &t->recipe, f) && file_path(curves, output, "curves.svg", f) &&
+           history_draw(&t->history, curves, f) && report_summary(&t->report, output, &s, f) &&
+           checkpoint_remove(output, f);
 }
 
 bool training_run(struct training *t, enum training_end *end, fault *f) {
@@ -207,8 +200,7 @@ bool training_run(struct training *t, enum training_end *end, fault *f) {
     lod_plan *plan = NULL;
     lod_error err;
     catch_signals();
-    bool done = file_make_folders(output, f) &&
-                report_open(&t->report, output, &t->history, t->schedule.total, f) &&
+    bool done = file_make_folders(output, f) && report_open(&t->report, output, &t->history, t->schedule.total, f) &&
                 library_done(lod_plan_rowwise((unsigned)t->options->threads, &plan, &err), &err, f) &&
                 loop(t, plan, end, f) && (*end != TRAINING_DONE || finish(t, f));
     lod_plan_free(plan);

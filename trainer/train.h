@@ -21,30 +21,30 @@ struct training {
     struct adapter_recipe recipe;
     struct model model;
     struct tokenizer *tokenizer;
-    struct dataset data, held_out;  // held_out.count 0: none
+    struct dataset data, held_out; // held_out.count 0: none
     struct lora lora;
     struct schedule schedule;
     uint64_t steps_per_epoch;
-    uint64_t step;            // done
-    uint64_t fingerprint;     // of the training tokens
-    uint32_t *order;          // [data.count] of the current epoch
+    uint64_t step;        // done
+    uint64_t fingerprint; // of the training tokens
+    uint32_t *order;      // [data.count] of the current epoch
     struct llama *llama;
     struct batch batch;
-    float *loss;              // [targets of a batch]
-    struct evaluation evaluated;  // the last one
+    float *loss;                 // [targets of a batch]
+    struct evaluation evaluated; // the last one
     struct history history;
     struct report report;
 };
 
-// Reads and checks everything the options name and takes all memory, before anything is written. checkpoint: the folder to
-// go on from, or empty. t->options is set by the caller, all else zero.
+// Reads and checks everything the options name and takes all memory, before anything is written. checkpoint: the folder
+// to go on from, or empty. t->options is set by the caller, all else zero.
 bool training_load(struct training *t, const char *checkpoint, fault *f);
 void training_free(struct training *t);
 
 enum training_end { TRAINING_DONE, TRAINING_STOPPED, TRAINING_INTERRUPTED };
 
-// Runs to the last step, to --stop-after or to the first SIGINT or SIGTERM; the latter two leave a checkpoint, the first
-// leaves the adapter, the summary and the curves.
+// Runs to the last step, to --stop-after or to the first SIGINT or SIGTERM; the latter two leave a checkpoint, the
+// first leaves the adapter, the summary and the curves.
 bool training_run(struct training *t, enum training_end *end, fault *f);
 
 #endif

@@ -1,5 +1,6 @@
 // lodrop-train: fine-tunes a model with LoRA.
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "train.h"
 
@@ -28,6 +29,12 @@ static void print_start(struct training *t) {
     }
     report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,
                 (unsigned long long)t->schedule.total);
+    if (getenv("LODROP_VERBOSE")) {
+        char plan[160];
+        llama_describe(t->llama, plan, sizeof plan);
+        report_line(&t->report, "%.1f MiB for activations; plan of the widest layer: %s",
+                    (double)llama_bytes(t->llama) / 1048576, plan);
+    }
 }
 
 static void print_end(struct training *t, enum training_end end) {

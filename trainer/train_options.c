@@ -28,7 +28,7 @@ static const struct option LIST[] = {
     {"batch-size", OPTION_INTEGER, AT(batch_size), 1, MOST_EXAMPLES, "N", "examples a pass (default 8)"},
     {"grad-accum", OPTION_INTEGER, AT(grad_accum), 1, MOST_EXAMPLES, "N",
      "passes a step (default 1); 4 x 2 gives the bits of 8 x 1"},
-    {"epochs", OPTION_INTEGER, AT(epochs), 1, UNBOUNDED, "N", "times through the data (default 3)"},
+    {"epochs", OPTION_INTEGER, AT(epochs), 1, 1e6, "N", "times through the data (default 3)"},
     {"max-steps", OPTION_INTEGER, AT(max_steps), 0, UNBOUNDED, "N", "steps instead of epochs"},
     {"learning-rate", OPTION_NUMBER, AT(learning_rate), 0, 1e9, "X", "peak (default 2e-4)"},
     {"lr-scheduler", OPTION_TEXT, AT(lr_scheduler), 0, 0, "NAME", "linear (default), cosine or constant"},
@@ -56,7 +56,8 @@ const struct option_table train_option_table = {
              "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
              "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
              "      --batch-size 4 --grad-accum 2\n\n"
-             "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", \"label\"};\n"
+             "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
+             "\"label\"};\n"
              "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n",
     .list = LIST,
@@ -85,8 +86,9 @@ static const char METHOD_LORA[] = "lora", METHOD_INPUT[] = "lora-input-dropout";
 
 // Options that may differ when a run goes on: where things lie, and what changes no bit.
 static bool may_change(const char *name) {
-    static const char *const list[] = {"model",     "data",       "output",     "eval-data", "adapter",      "threads",
-                                       "recompute", "save-steps", "stop-after", "resume",    "print-config", "dump-gradients"};
+    static const char *const list[] = {"model",      "data",    "output",       "eval-data",
+                                       "adapter",    "threads", "recompute",    "save-steps",
+                                       "stop-after", "resume",  "print-config", "dump-gradients"};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         if (strcmp(name, list[i]) == 0) {
             return true;
@@ -196,13 +198,13 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
                            const char *from, fault *f) {
     static const char program[] = "lodrop-train";
     if (strcmp(o->method, METHOD_LORA) != 0 && strcmp(o->method, METHOD_INPUT) != 0) {
-        return fault_set(f, FAULT_INPUT, program, "--method", "'%s' is not %s or %s", o->method, METHOD_LORA, METHOD_INPUT);
+        return fault_set(f, FAULT_INPUT, program, "--method", "'%s' is not %s or %s", o->method, METHOD_LORA,
+                         METHOD_INPUT);
     }
     if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
         return fault_set(f, FAULT_INPUT, program, "--init-b", "'%s' is not zero or random", o->init_b);
     }
-    *config = (struct adapter_config){
-        .r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
+    *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
     if (!adapter_modules_parse(o->target_modules, &config->modules, f)) {
         f->status = FAULT_INPUT;
         return false;

@@ -8,9 +8,9 @@
 
 struct train_options {
     char model[OPTION_TEXT_SIZE], data[OPTION_TEXT_SIZE], output[OPTION_TEXT_SIZE], eval_data[OPTION_TEXT_SIZE];
-    char adapter[OPTION_TEXT_SIZE];  // to continue from; empty: none
+    char adapter[OPTION_TEXT_SIZE]; // to continue from; empty: none
     char method[OPTION_TEXT_SIZE], target_modules[OPTION_TEXT_SIZE], lr_scheduler[OPTION_TEXT_SIZE];
-    char init_b[OPTION_TEXT_SIZE], dump_gradients[OPTION_TEXT_SIZE];  // for tests
+    char init_b[OPTION_TEXT_SIZE], dump_gradients[OPTION_TEXT_SIZE]; // for tests
     int64_t lora_r, max_length, batch_size, grad_accum, epochs, max_steps, seed, threads, save_steps, stop_after;
     double lora_alpha, lora_dropout, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
     bool use_rslora, recompute, resume, print_config;
@@ -18,8 +18,8 @@ struct train_options {
 
 extern const struct option_table train_option_table;
 
-// Defaults, the command line over them, and with --resume the checkpoint's options under it. `checkpoint` gets the folder
-// to resume from, empty without --resume.
+// Defaults, the command line over them, and with --resume the checkpoint's options under it. `checkpoint` gets the
+// folder to resume from, empty without --resume.
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f);
 
 // What the options say about the adapter. from: a folder whose adapter the run continues, with its rank, alpha and

@@ -1,5 +1,5 @@
-// One virtual vector of 16 lanes: here two ymm registers. Every ISA folder has this file with the same interface and the
-// same results bit by bit, so that what is written on it (kernels/vector) exists once and agrees everywhere.
+// One virtual vector of 16 lanes: here two ymm registers. Every ISA folder has this file with the same interface and
+// the same results bit by bit, so that what is written on it (kernels/vector) exists once and agrees everywhere.
 //
 //     v16  16 floats     m16  16 lane masks     w16  16 words of 32 bits, for integer arithmetic
 //
@@ -16,7 +16,7 @@
 #define LOD_VARIANT(op) lod_##op##__avx2
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 8 accumulators of 16 registers each.
+// Register tiles of kernels/vector/rank.c: 12 and 8 accumulators of 16 registers.
 enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
 
 typedef struct v16 {
@@ -80,7 +80,8 @@ LOD_INLINE m16 m16_first(size_t n) {
 
 LOD_INLINE v16 v16_load_n(const float *p, size_t n) {
     m16 m = m16_first(n);
-    return (v16){_mm256_maskload_ps(p, _mm256_castps_si256(m.lo)), _mm256_maskload_ps(p + 8, _mm256_castps_si256(m.hi))};
+    return (v16){_mm256_maskload_ps(p, _mm256_castps_si256(m.lo)),
+                 _mm256_maskload_ps(p + 8, _mm256_castps_si256(m.hi))};
 }
 
 LOD_INLINE void v16_store_n(float *p, v16 a, size_t n) {
@@ -232,7 +233,8 @@ LOD_INLINE w16 w16_count(uint32_t first) {
 
 LOD_INLINE w16 w16_xor(w16 a, uint32_t key) {
     __m256i k = _mm256_set1_epi32((int)key);
-    return (w16){_mm256_xor_si256(a.a, k), _mm256_xor_si256(a.b, k), _mm256_xor_si256(a.c, k), _mm256_xor_si256(a.d, k)};
+    return (w16){_mm256_xor_si256(a.a, k), _mm256_xor_si256(a.b, k), _mm256_xor_si256(a.c, k),
+                 _mm256_xor_si256(a.d, k)};
 }
 
 LOD_INLINE w16 w16_xor3(w16 a, w16 b, uint32_t key) {

@@ -2,7 +2,7 @@
 //
 // Registers: 28 accumulators (14 rows x 2 vectors), 2 vectors of W, 1 broadcast of X: 31 of 32. A k-step costs 2 loads,
 // 14 broadcasts and 28 FMAs, so it is bound by the FMA units with one of them and with two. 14 x 32 is the tallest tile
-// of two vectors, which keeps W's panel (64 KiB at k = 512) the operand that is read least often per flop.
+// of two vectors, which keeps W's panels (64 KiB at k = 512) the operand that is read least often per flop.
 // The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
 // Accumulators have names because compilers spill arrays of them.
 #include <immintrin.h>
@@ -63,9 +63,10 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
         ROWS(LOAD)
     }
     const float *left = t->x, *right = t->w;
+    const size_t second = t->n > LOD_PANEL ? t->ldpanel : 0; // a panel without columns is not read
     for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
         const size_t ld = LOD_X_LD;
-        const __m512 right_lo = _mm512_load_ps(right), right_hi = _mm512_load_ps(right + 16);
+        const __m512 right_lo = _mm512_load_ps(right), right_hi = _mm512_load_ps(right + second);
         ROWS(STEP)
     }
     ROWS(STORE)

@@ -1,5 +1,5 @@
-// One virtual vector of 16 lanes: here one zmm register. Every ISA folder has this file with the same interface and the
-// same results bit by bit, so that what is written on it (kernels/vector) exists once and agrees everywhere.
+// One virtual vector of 16 lanes: here one zmm register. Every ISA folder has this file with the same interface and
+// the same results bit by bit, so that what is written on it (kernels/vector) exists once and agrees everywhere.
 //
 //     v16  16 floats     m16  16 lane masks     w16  16 words of 32 bits, for integer arithmetic
 //
@@ -16,7 +16,7 @@
 #define LOD_VARIANT(op) lod_##op##__avx512
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers each.
+// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers.
 enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2 };
 
 typedef __m512 v16;

@@ -1,7 +1,7 @@
 // Low-rank linear tile, NEON: C[6][16] = (U B' | C) + X W'.
 //
 // Registers: 24 accumulators (6 rows x 4 vectors), 4 vectors of W, 1 broadcast of X: 29 of 32. A k-step costs 4 loads,
-// 6 broadcasting loads and 24 FMAs: 12 cycles on two FMA pipes, of which the 10 loads need 5. Two tiles cover a panel.
+// 6 broadcasting loads and 24 FMAs: 12 cycles on two FMA pipes, of which the 10 loads need 5.
 // The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
 #include <arm_neon.h>
 #include <string.h>

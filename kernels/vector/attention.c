@@ -1,13 +1,14 @@
 // Attention of one query over its keys, forward and backward, as kernels.h spells it: no blocks, every key a row sum.
-// Lanes run over a head's dimension in products with K and V, and over keys in the softmax, which works on the caller's
-// scratch. The backward pass computes the weights again from the saved log-sum-exp.
+// Lanes run over a head's dimension in products with K and V, and over keys in the softmax, which works on the
+// caller's scratch. The backward pass computes the weights again from the saved log-sum-exp.
 #include <math.h>
 
 #include "kernels.h"
 #include "lanes.h"
 
 // s[j] = sum16(d: a[d] rows[j][d]) * scale.
-static void products(const float *a, const float *rows, size_t ld, size_t head_dim, size_t keys, float scale, float *s) {
+static void products(const float *a, const float *rows, size_t ld, size_t head_dim, size_t keys, float scale,
+                     float *s) {
     for (size_t j = 0; j < keys; j++) {
         s[j] = v16_dot(a, rows + j * ld, head_dim) * scale;
     }

@@ -1,6 +1,6 @@
-// Softmax cross-entropy of rows of logits: one pass for the maximum, one for the exponentials and their sum, and, where
-// the gradient is wanted, one that divides. The exponentials then stand in the logits' place between the passes, so exp
-// is computed once.
+// Softmax cross-entropy of rows of logits: one pass for the maximum, one for the exponentials and their sum, and,
+// where the gradient is wanted, one that divides. The exponentials then stand in the logits' place between the passes,
+// so exp is computed once.
 #include "kernels.h"
 #include "lanes.h"
 

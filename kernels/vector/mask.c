@@ -1,8 +1,8 @@
-// Element masks as bits, 128 columns of a row at a time: 16 lanes hold the 16 counters of the group, each word gives two
-// draws, and a comparison turns 16 draws into 16 neighbouring bits without a shuffle.
+// Element masks as bits, 128 columns of a row at a time: 16 lanes hold the 16 counters of the group, each word gives
+// two draws, and a comparison turns 16 draws into 16 neighbouring bits without a shuffle.
 //
-// Of a counter (group, row, site, draw) only the row changes in the inner loop, so what does not depend on it is worked
-// out before: the first round but for a scalar, half of the second and a quarter of the third.
+// Of a counter (group, row, site, draw) only the row changes in the inner loop, so what does not depend on it is
+// worked out before: the first round but for a scalar, half of the second and a quarter of the third.
 #include <string.h>
 
 #include "kernels.h"

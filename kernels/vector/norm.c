@@ -1,6 +1,6 @@
-// RMSNorm, forward and backward (Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467): one pass
-// for the sum over a row, one for its elements, while the row is still in the first cache. A row's scalars are worked out
-// in all lanes of a vector, so that they round as everything else does.
+// RMSNorm, forward and backward (Zhang and Sennrich, "Root Mean Square Layer Normalization", arXiv 1910.07467): one
+// pass for the sum over a row, one for its elements, while the row is still in the first cache. A row's scalars are
+// worked out in all lanes of a vector, so that they round as everything else does.
 #include "kernels.h"
 #include "lanes.h"
 

@@ -1,7 +1,7 @@
-// Widens one k block of a weight panel to float32, inside the matrix product that uses it. The packed weight is read in
-// blocks of 32 columns by any number of rows, contiguous in memory: as they stand for the backward pass, transposed for
-// the forward pass, 16x16 elements at a time in registers. 16-bit elements are widened into a block on the stack first,
-// which costs less than transposing halves of lanes and keeps one transpose for all dtypes.
+// Widens one k block of a weight panel to float32, inside the matrix product that uses it. The packed weight is read
+// in blocks of 16 columns by any number of rows, contiguous in memory: as they stand for the backward pass, transposed
+// for the forward pass, 16x16 elements at a time in registers. 16-bit elements are widened into a block on the stack
+// first, which costs less than transposing halves of lanes and keeps one transpose for all dtypes.
 #include <string.h>
 
 #include "kernels.h"
@@ -24,14 +24,10 @@ LOD_INLINE void widen(lod_dtype dtype, const void *packed, size_t from, size_t c
 
 // out[j][i] = in[i][j], i, j < LOD_PANEL.
 static void transpose_block(const float *in, float *out) {
-    for (size_t i = 0; i < LOD_PANEL; i += 16) {
-        for (size_t j = 0; j < LOD_PANEL; j += 16) {
-            v16_transpose(in + i * LOD_PANEL + j, LOD_PANEL, out + j * LOD_PANEL + i, LOD_PANEL);
-        }
-    }
+    v16_transpose(in, LOD_PANEL, out, LOD_PANEL);
 }
 
-// One block of up to 32 rows (outputs) at element `from`, k of its columns.
+// One block of up to 16 rows (outputs) at element `from`, k of its columns.
 static void transposed_block(const lod_weight *w, size_t from, size_t rows, size_t k, float *out) {
     _Alignas(64) float wide[LOD_PANEL * LOD_PANEL], turned[LOD_PANEL * LOD_PANEL];
     const float *in = wide;

@@ -1,8 +1,11 @@
 // The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
-// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. Both copy a block of X that fits the first
-// cache, masked (dropped cells become +0 by selection) and padded to whole vectors, and then run a register tile over it
-// for every group of ranks, so that a mask is expanded once and tiles know neither masks nor column tails. Tiles of 8, 4,
-// 2 and 1 ranks are one inline function with a constant; accumulators have names because gcc spills arrays of them.
+// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. Both copy a block of X that fits the
+// first cache, masked (dropped cells become +0 by selection) and padded to whole vectors, and then run a register tile
+// over it for every group of ranks, so that a mask is expanded once and tiles know neither masks nor column tails.
+// Tiles of 8, 4, 2 and 1 ranks are one inline function with a constant; accumulators have names because gcc spills
+// arrays of them.
+#include <string.h>
+
 #include "kernels.h"
 #include "lanes.h"
 
@@ -11,7 +14,7 @@ enum {
     DOT_BLOCK_RANKS = 16,
     DOT_BLOCK_DEPTH = 256,
     DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
-    GRAD_BLOCK_TOKENS = 128,
+    GRAD_BLOCK_TOKENS = 64,
     GRAD_BLOCK_COLUMNS = 64,
 };
 
@@ -56,11 +59,11 @@ LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, i
     }
 #define DOT_STORE(q)                                                                                                   \
     if (q < ranks) {                                                                                                   \
-        part_store(sum + at##q, s0##q);                                                                                     \
-        part_store(sum1 + at##q, s1##q);                                                                                    \
-        part_store(sum2 + at##q, s2##q);                                                                                    \
+        part_store(sum + at##q, s0##q);                                                                                \
+        part_store(sum1 + at##q, s1##q);                                                                               \
+        part_store(sum2 + at##q, s2##q);                                                                               \
         if (four) {                                                                                                    \
-            part_store(sum3 + at##q, s3##q);                                                                                \
+            part_store(sum3 + at##q, s3##q);                                                                           \
         }                                                                                                              \
     }
     DOT_RANKS(DOT_LOAD)
@@ -95,8 +98,7 @@ static void dot_tail(const float *x, const float *a, size_t lda, size_t left, si
 }
 
 // One block of depth of `tokens` copied rows of x (whole tiles), into their sums.
-static void dot_depth(const float *x, const float *a, size_t lda, size_t depth, size_t tokens, size_t r,
-                      float *sum) {
+static void dot_depth(const float *x, const float *a, size_t lda, size_t depth, size_t tokens, size_t r, float *sum) {
     size_t whole = depth / 16 * 16;
     for (size_t i = 0; i < tokens; i += LOD_DOT_TOKENS) {
         for (size_t lane = 0; lane < 16; lane += LOD_PART_LANES) {
@@ -108,8 +110,8 @@ static void dot_depth(const float *x, const float *a, size_t lda, size_t depth, 
     }
 }
 
-// u[t][q] for tokens t0 .. t0 + tokens - 1 and ranks q0 .. q0 + r - 1. A missing token of the last tile is played by the
-// last one there is.
+// u[t][q] for tokens t0 .. t0 + tokens - 1 and ranks q0 .. q0 + r - 1. A missing token of the last tile is played by
+// the last one there is.
 static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
     _Alignas(64) float x[DOT_BLOCK_TOKENS][DOT_BLOCK_DEPTH];
     _Alignas(64) float sum[DOT_BLOCK_TOKENS][DOT_SUMS];

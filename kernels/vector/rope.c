@@ -1,6 +1,6 @@
-// Rotary position embedding, rotate-half form (Su et al., arXiv 2104.09864): lanes over the first half of a head, whose
-// partners stand head_dim / 2 further on. The tables come from outside; the inverse, which is the backward pass, negates
-// the sine.
+// Rotary position embedding, rotate-half form (Su et al., arXiv 2104.09864): lanes over the first half of a head,
+// whose partners stand head_dim / 2 further on. The tables come from outside; the inverse, which is the backward pass,
+// negates the sine.
 #include "kernels.h"
 #include "lanes.h"
 

@@ -73,7 +73,7 @@ def write_jsonl(path, objects):
 
 
 class Tokenizer:
-    """The token sequences of the three kinds of examples, as (tokens, first_target): targets are tokens[first_target:]."""
+    """Examples' token sequences, as (tokens, first_target): the targets are tokens[first_target:]."""
 
     def __init__(self, folder):
         self.pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
@@ -86,6 +86,13 @@ class Tokenizer:
         tokens = self.pieces.encode(prompt + completion, return_type="proto").pieces
         boundary = next(i for i, piece in enumerate(tokens) if piece.end > len(prompt))
         return [self.pieces.bos_id(), *(piece.id for piece in tokens), self.pieces.eos_id()], boundary + 1
+
+
+def text_examples(context, model, texts, max_length):
+    """A data file, and what has to be made of it."""
+    tokenizer = Tokenizer(model)
+    data = write_jsonl(context.folder("data") / "texts.jsonl", [{"text": text} for text in texts])
+    return data, [tokenizer.text(text, max_length) for text in texts]
 
 
 def assert_close(what, got, want, absolute):

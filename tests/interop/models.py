@@ -6,8 +6,6 @@ import sentencepiece
 import torch
 import transformers
 
-from common import write_jsonl
-
 WORDS = ("a cat dog bird fish sat ran flew swam slept on under over near by the mat tree house river hill old young "
          "small big red green happy and then but because it she he was is went home again today").split()
 PIECES = 300  # of the tokenizer
@@ -21,12 +19,6 @@ def sentences(seed, count, shortest=3, longest=24):
     """Texts of words, of very different lengths: batches of them are ragged."""
     pick = random.Random(seed)
     return [" ".join(pick.choice(WORDS) for _ in range(pick.randint(shortest, longest))) for _ in range(count)]
-
-
-def write_texts(context, seed, count, **lengths):
-    """A .jsonl file and its texts."""
-    texts = sentences(seed, count, **lengths)
-    return write_jsonl(context.folder("data") / "texts.jsonl", [{"text": text} for text in texts]), texts
 
 
 def write_tokenizer(folder):

@@ -3,8 +3,8 @@
 
     tests/interop/run.py --build BUILD [--filter WORD]
 
-LODROP_TEST_DATA names a folder with models/stories260k, tinystories-sample and tinyshakespeare; without it the tests
-that need them are skipped, and the others run on small models of random weights made here.
+LODROP_TEST_DATA names a folder with models/stories260k and tinystories-sample; without it the tests that need them are
+skipped, and the others run on small models of random weights made here.
 """
 import argparse
 import importlib

@@ -5,8 +5,8 @@ import peft
 import torch
 from safetensors.torch import load_file
 
-from common import Tokenizer, assert_relative, write_jsonl
-from models import write_adapter, write_model, write_texts
+from common import assert_relative, text_examples
+from models import sentences, write_adapter, write_model
 from reference import load_adapted, logits, mean_loss
 from stories import MODEL, first_stories
 
@@ -26,31 +26,30 @@ def compare(context, model, adapter, data, examples, max_length):
     assert_relative("loss", got["loss"], mean_loss(reference, examples)[0], 1e-6)
     without = context.evaluate(**options)["loss"]
     assert abs(got["loss"] - without) > 1e-3, f"the adapter changes nothing: {got['loss']}, without it {without}"
-    return f"loss {got['loss']:.6f}, {without:.6f} without the adapter; logits off by {worst:.1e} at most"
+    return got["loss"], f"loss {got['loss']:.6f}, {without:.6f} without the adapter; logits off by {worst:.1e} at most"
 
 
 def check_ours(context, model, data, examples, max_length, **options):
-    """An adapter that has been trained here."""
-    adapter, _ = context.train(model=model, data=data, max_length=max_length, max_steps=5, learning_rate=0.01,
-                               lora_dropout=0.1, **options)
+    """An adapter that has been trained here; the trainer's own last evaluation knows nothing of the folder it wrote."""
+    adapter, metrics = context.train(model=model, data=data, eval_data=data, max_length=max_length, max_steps=5,
+                                     learning_rate=0.01, lora_dropout=0.1, **options)
     config = peft.PeftConfig.from_pretrained(adapter)
     assert config.lora_dropout == 0.1 and config.r == options["lora_r"], f"{config}"
-    return compare(context, model, adapter, data, examples, max_length)
+    loss, detail = compare(context, model, adapter, data, examples, max_length)
+    assert_relative("held-out loss after the last step", metrics[-1]["eval_loss"], loss, 1e-6)
+    return detail
 
 
 def random_case(context):
     model = write_model(context, "random")
-    data, texts = write_texts(context, seed=41, count=5)
-    tokenizer = Tokenizer(model)
-    return {"model": model, "data": data, "examples": [tokenizer.text(text, 64) for text in texts], "max_length": 64}
+    data, examples = text_examples(context, model, sentences(seed=41, count=5), 64)
+    return {"model": model, "data": data, "examples": examples, "max_length": 64}
 
 
 def test_ours_on_stories260k(context):
     model, stories = context.shared(MODEL), [story[:300] for story in first_stories(context, 5)]
-    data = write_jsonl(context.folder("data") / "stories.jsonl", [{"text": story} for story in stories])
-    tokenizer = Tokenizer(model)
-    return check_ours(context, model, data, [tokenizer.text(story, 96) for story in stories], 96, lora_r=8,
-                      target_modules="all-linear")
+    data, examples = text_examples(context, model, stories, 96)
+    return check_ours(context, model, data, examples, 96, lora_r=8, target_modules="all-linear")
 
 
 def test_ours_of_some_modules(context):
@@ -75,7 +74,7 @@ def test_ours_is_the_same_after_peft_saved_it(context):
 def check_peft(context, dtype=torch.float32, **settings):
     case = random_case(context)
     adapter = write_adapter(context, case["model"], dtype, **settings)
-    return compare(context, adapter=adapter, **case)
+    return compare(context, adapter=adapter, **case)[1]
 
 
 def test_peft_with_a_list_of_modules(context):
@@ -97,4 +96,4 @@ def test_peft_with_its_defaults(context):
     adapter = write_adapter(context, case["model"], lora_alpha=peft.LoraConfig().lora_alpha)
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert sorted(config["target_modules"]) == ["q_proj", "v_proj"] and config["r"] == config["lora_alpha"] == 8
-    return compare(context, adapter=adapter, **case)
+    return compare(context, adapter=adapter, **case)[1]

@@ -1,7 +1,7 @@
 """{"prompt", "choices", "label"}: every choice's score equals that of its sequence computed alone."""
 import random
 
-from common import Tokenizer, assert_relative, write_jsonl
+from common import Tokenizer, assert_close, assert_relative, write_jsonl
 from models import sentences, write_adapter, write_model
 from reference import load_adapted, load_model, target_losses
 from stories import MODEL
@@ -39,7 +39,7 @@ def check(context, model, reference, lines, **options):
     got = context.evaluate(model=model, data=write_jsonl(folder / "all.jsonl", lines), **options)
     assert got["targets"] == targets, f"{got['targets']} targets, not {targets}"
     assert_relative("loss of the right choices", got["loss"], total / targets, 1e-6)
-    assert got["metrics"]["accuracy"] == right / len(lines), f"{got['metrics']}, not {right} of {len(lines)}"
+    assert_close("accuracy", got["metrics"]["accuracy"], right / len(lines), 1e-8)  # printed with nine digits
     for i, (line, score) in enumerate(list(zip(lines, scores))[:4]):
         for k, (nats, count) in enumerate(score):
             data = write_jsonl(folder / f"line-{i}-{k}.jsonl", [{**line, "label": line["choices"][k]}])
@@ -64,9 +64,6 @@ def test_stories260k(context):
     model = context.shared(MODEL)
     lines = [{"prompt": "Once upon a time, there was a little girl named",
               "choices": [" Lily.", " table.", " ran."], "label": 0},
-             {"prompt": "Tom was very sad. He started to", "choices": [" cry.", " Mom"], "label": " cry."},
+             {"prompt": "Tom was very sad. He started to", "choices": [" cry.", " Mom"], "label": 0},
              {"prompt": "She wanted to play", "choices": [" of", " with her toys", " the", " outside"], "label": 3}]
-    for line in lines:
-        if isinstance(line["label"], str):
-            line["label"] = line["choices"].index(line["label"])
     return check(context, model, load_model(model), lines)

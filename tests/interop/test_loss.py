@@ -1,10 +1,10 @@
 """The frozen model alone: loss and logits."""
 import torch
-
-from common import Tokenizer, assert_close, assert_relative, write_jsonl
-from models import TIED, write_model, write_texts
-from reference import load_model, logits, mean_loss
 from safetensors.torch import load_file
+
+from common import assert_close, assert_relative, text_examples
+from models import TIED, sentences, write_model
+from reference import load_model, logits, mean_loss
 from stories import MODEL, first_stories
 
 
@@ -19,9 +19,7 @@ def check_loss(context, model, data, examples, max_length):
 def test_stories260k(context):
     """The figure that was published with the model's folder, and transformers' own."""
     model, stories = context.shared(MODEL), first_stories(context, 50)
-    data = write_jsonl(context.folder("data") / "stories.jsonl", [{"text": story} for story in stories])
-    tokenizer = Tokenizer(model)
-    examples = [tokenizer.text(story, 512) for story in stories]
+    data, examples = text_examples(context, model, stories, 512)
     loss, detail = check_loss(context, model, data, examples, 512)
     assert_close("loss of the first 50 stories", loss, 1.23857, 0.00003)
     return detail
@@ -30,9 +28,7 @@ def test_stories260k(context):
 def check_random_model(context, name, **settings):
     """Loss of ragged batches, and logits token by token, so that no error can hide in a mean."""
     model = write_model(context, name, **settings)
-    data, texts = write_texts(context, seed=3, count=12, longest=60)
-    tokenizer = Tokenizer(model)
-    examples = [tokenizer.text(text, 48) for text in texts]
+    data, examples = text_examples(context, model, sentences(seed=3, count=12, longest=60), 48)
     _, detail = check_loss(context, model, data, examples, 48)
     dump = context.folder("logits") / "logits.safetensors"
     context.evaluate(model=model, data=data, max_length=48, dump_logits=dump)
@@ -68,8 +64,9 @@ def assert_sharded(folder):
 
 def test_other_rope_theta(context):
     """And the two losses are different models': the setting is really read."""
-    detail = check_random_model(context, "random-theta", rope_parameters={"rope_type": "default", "rope_theta": 500000.0})
-    data, _ = write_texts(context, seed=3, count=12, longest=60)
+    rope = {"rope_type": "default", "rope_theta": 500000.0}
+    detail = check_random_model(context, "random-theta", rope_parameters=rope)
+    data, _ = text_examples(context, context.models["random-theta"], sentences(seed=3, count=12, longest=60), 48)
     losses = [context.evaluate(model=write_model(context, name), data=data, max_length=48)["loss"]
               for name in ("random", "random-theta")]
     assert abs(losses[0] - losses[1]) > 1e-4, f"rope_theta changes nothing: {losses}"

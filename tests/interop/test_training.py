@@ -5,8 +5,8 @@ import math
 import torch
 import transformers
 
-from common import Tokenizer, assert_close, assert_relative, write_jsonl
-from models import write_adapter, write_model, write_texts
+from common import assert_close, assert_relative, text_examples
+from models import sentences, write_adapter, write_model
 from philox import epoch_order
 from reference import Masks, adapter_parameters, backward, load_adapted
 from stories import MODEL, first_stories
@@ -44,6 +44,7 @@ def reference_steps(model, masks, examples, options):
 
 def check_run(context, model, data, examples, init, **options):
     """The loss must fall: else little was compared."""
+    options = {"max_length": 128, **options}
     start, _, _ = context.train_first_step(model=model, data=data, **init, **options)
     _, metrics = context.train(model=model, data=data, max_steps=STEPS, **init, **options)
     assert len(metrics) == STEPS
@@ -65,23 +66,21 @@ def check_run(context, model, data, examples, init, **options):
 
 
 def check_texts(context, model, init, count, **options):
-    data, texts = write_texts(context, seed=31, count=count, longest=30)
-    tokenizer = Tokenizer(model)
-    return check_run(context, model, data, [tokenizer.text(text, 128) for text in texts], init, max_length=128, **options)
+    data, examples = text_examples(context, model, sentences(seed=31, count=count, longest=30), 128)
+    return check_run(context, model, data, examples, init, **options)
 
 
 def test_stories260k(context):
     model, stories = context.shared(MODEL), [story[:250] for story in first_stories(context, 6)]
-    data = write_jsonl(context.folder("data") / "stories.jsonl", [{"text": story} for story in stories])
-    tokenizer = Tokenizer(model)
+    data, examples = text_examples(context, model, stories, 128)
     init = {"lora_r": 8, "target_modules": "all-linear", "init_b": "random"}
-    _, detail = check_run(context, model, data, [tokenizer.text(story, 128) for story in stories], init, max_length=128,
-                          batch_size=2, lora_dropout=0.1, learning_rate=1e-3, seed=5)
+    _, detail = check_run(context, model, data, examples, init, batch_size=2, lora_dropout=0.1, learning_rate=1e-3,
+                          seed=5)
     return detail
 
 
 def test_from_the_start_with_short_batches(context):
-    """B starts at 0; seven examples in batches of three: every third step has one example only. Some steps are clipped."""
+    """B starts at 0; seven examples in batches of three: every third step has but one. Some steps are clipped."""
     model, init = write_model(context, "random"), {"lora_r": 8, "target_modules": "all-linear"}
     clipped, detail = check_texts(context, model, init, count=7, batch_size=3, lora_dropout=0.1, learning_rate=3e-3,
                                   max_grad_norm=2, seed=2**33 + 1)

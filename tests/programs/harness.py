@@ -2,9 +2,11 @@
 
     LODROP_BUILD       folder of the programs (default: build)
     LODROP_TEST_DATA   folder of larger models and texts; what needs them is skipped without it
-    LODROP_QEMU_BUILD  folder of the same programs for aarch64, run by qemu; what needs it is skipped without it
+    LODROP_QEMU_BUILD  folder of the same programs for aarch64; what needs it is skipped without it
+    LODROP_QEMU        what runs those (default: qemu-aarch64 -L /)
 """
 import array
+import atexit
 import json
 import os
 import pathlib
@@ -17,7 +19,7 @@ import tempfile
 
 BUILD = pathlib.Path(os.environ.get("LODROP_BUILD", "build")).resolve()
 TIMEOUT_SECONDS = 300
-QEMU = ["qemu-aarch64", "-L", "/"]
+QEMU = os.environ.get("LODROP_QEMU", "qemu-aarch64 -L /").split()
 
 # --- Counting ---
 
@@ -51,8 +53,10 @@ def command(program, *arguments, build=BUILD, emulator=()):
 
 
 def environment(isa=None):
-    """The caller's, but for the instruction set: the programs choose it unless one is given."""
+    """The caller's, but for the instruction set: the programs choose it unless one is given. Tests share their cores
+    with others, where a thread that spins while it waits slows all of them many times over."""
     values = {name: value for name, value in os.environ.items() if name != "LODROP_ISA"}
+    values.setdefault("OMP_WAIT_POLICY", "passive")
     return {**values, "LODROP_ISA": isa} if isa else values
 
 
@@ -165,8 +169,11 @@ def enter_mount_namespace():
 
 
 def mount(folder, options):
+    """A small disk at the folder, until the script ends; or, with the option remount, other options for it."""
     folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
+    if "remount" not in options:
+        atexit.register(subprocess.run, ["umount", str(folder)])
 
 
 # --- safetensors: a header {name: {dtype, shape, data_offsets}} and the data behind it ---
@@ -191,8 +198,8 @@ NORMAL, UNKNOWN, CONTROL = 1, 2, 3  # SentencePiece's types of pieces
 PIECES = [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)] + [(p, NORMAL) for p in ["\u2581", *LETTERS, *WORDS]]
 CONFIG = {
     "model_type": "llama", "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": len(PIECES), "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-5,
+    "hidden_act": "silu", "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2,
 }
 
 
@@ -213,8 +220,8 @@ def write_tokenizer(folder, pieces=PIECES):
     (folder / "tokenizer.model").write_bytes(model + _field(2, trainer) + _field(3, normalizer))
 
 
-def _shapes():
-    width, inner, vocabulary = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
+def _shapes(vocabulary):
+    width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
     keys = width // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
     linear = {"self_attn.q_proj": [width, width], "self_attn.k_proj": [keys, width], "self_attn.v_proj": [keys, width],
               "self_attn.o_proj": [width, width], "mlp.gate_proj": [inner, width], "mlp.up_proj": [inner, width],
@@ -225,18 +232,18 @@ def _shapes():
     return shapes
 
 
-def write_model(folder, seed=1):
+def write_model(folder, vocabulary=len(PIECES)):
     """A Hugging Face folder of a Llama that has learnt nothing."""
-    rng = random.Random(seed)
+    rng = random.Random(1)
     folder.mkdir()
     header, data = {}, array.array("f")
-    for name, shape in _shapes().items():
+    for name, shape in _shapes(vocabulary).items():
         begin, count = 4 * len(data), shape[0] * (shape[1] if len(shape) > 1 else 1)
         mean, spread = (1, 0.1) if len(shape) == 1 else (0, shape[1] ** -0.5)
         data.extend(rng.gauss(mean, spread) for _ in range(count))
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, 4 * len(data)]}
     write_safetensors(folder / "model.safetensors", header, data.tobytes())
-    (folder / "config.json").write_text(json.dumps(CONFIG, indent=1))
+    (folder / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": vocabulary}, indent=1))
     write_tokenizer(folder)
     return folder
 

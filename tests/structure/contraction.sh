@@ -11,7 +11,8 @@ if [ ! -f "$build/compile_commands.json" ]; then
     finish
 fi
 cd "$build" || exit 1
-units=$(sed -nE 's/^ *"command": "(.*lod_(avx2|avx512|neon)\.dir.*)",?$/\1/p' compile_commands.json | sed 's/\\"/"/g; s/\\\\/\\/g')
+units=$(sed -nE 's/^ *"command": "(.*lod_(avx2|avx512|neon)\.dir.*)",?$/\1/p' compile_commands.json |
+    sed 's/\\"/"/g; s/\\\\/\\/g')
 if [ -z "$units" ]; then
     skip "contraction" "this build has no kernels with an instruction set of their own"
     finish

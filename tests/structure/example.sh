@@ -17,6 +17,7 @@ block=$(awk '/^```c$/ {inside = 1; next} /^```$/ {inside = 0} inside' "$source/R
 if [ -z "$block" ]; then
     skip "README's example" "README.md has no block of C"
 else
-    expect_none "README.md shows another example than examples/lowrank.c" "$(diff <(echo "$block") "$source/examples/lowrank.c")"
+    expect_none "README.md shows another example than examples/lowrank.c" \
+        "$(diff <(echo "$block") "$source/examples/lowrank.c")"
 fi
 finish

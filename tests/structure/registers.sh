@@ -15,12 +15,14 @@ if [ -z "$objects" ]; then
     finish
 fi
 
+vex_integer='andn|bextr|bls[ir]|blsmsk|bzhi|mulx|pdep|pext|rorx|s[ah][lr]x'
+
 check_x86() { # OBJECT FOLDER
     local banned
     case $2 in
     *_avx512) return ;;
     *_avx2) banned='%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])' ;;
-    *) banned='%[yz]mm|%k[0-7]|:\t(\{.*\} )?(v[a-z]|(andn|bextr|bls[ir]|blsmsk|bzhi|mulx|pdep|pext|rorx|s[ah][lr]x)[lq]? )' ;;
+    *) banned="%[yz]mm|%k[0-7]|:\\t(\\{.*\\} )?(v[a-z]|($vex_integer)[lq]? )" ;;
     esac
     expect_none "$2: $(basename "$1") has instructions beyond its set" \
         "$(objdump -d --no-show-raw-insn "$1" | grep -P "$banned")"
@@ -29,7 +31,8 @@ check_x86() { # OBJECT FOLDER
 check_symbols() { # OBJECT FOLDER
     local isa=${2##*_}
     expect_none "$2: $(basename "$1") defines more than variants for $isa" \
-        "$(nm --defined-only --extern-only "$1" | awk '{print $2, $3}' | grep -vE "^T lod_[a-z0-9_]+__$isa(_[0-9]+x[0-9]+)?$")"
+        "$(nm --defined-only --extern-only "$1" | awk '{print $2, $3}' |
+            grep -vE "^T lod_[a-z0-9_]+__$isa(_[0-9]+x[0-9]+)?$")"
 }
 
 for object in $objects; do

@@ -1,0 +1,374 @@
+#!/usr/bin/env -S python3 -B
+"""Bad input of every kind gets one line with file, field and reason, its exit status, and leaves nothing half-written."""
+import json
+import shutil
+
+from harness import *
+
+DAMAGED, USAGE, RESOURCE = 1, 2, 3  # exit statuses
+QUERY, KEY, VALUE = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkv")
+TOKENS = str(len(PIECES))
+LAST = "model.layers.1.post_attention_layernorm.weight"
+
+
+class Case:
+    """A good model and good data of its own, to be damaged; and what the programs say of them."""
+
+    def __init__(self, number):
+        self.folder = FOLDER / f"case{number}"
+        self.folder.mkdir()
+        self.model = self.folder / "model"
+        self.data = self.folder / "data.jsonl"
+        self.output = self.folder / "output"
+        shutil.copytree(GOOD_MODEL, self.model)
+        write_texts(self.data, count=10)
+        self.weights = self.model / "model.safetensors"
+        self.config = self.model / "config.json"
+
+    def train(self, *options, **how):
+        return train(self.model, self.data, self.output, "--max-steps", 2, *options, **how)
+
+    def evaluate(self, **how):
+        return run("lodrop-eval", "--model", self.model, "--data", self.data, **how)
+
+
+def expect_refusal(what, done, words, status=DAMAGED, lines=1):
+    """Exactly one line (lines None: a last one, after those of a training that had begun) that holds all the words."""
+    said = done.stderr.splitlines()
+    missing = [word for word in words if not said or word not in said[-1]]
+    okay = done.returncode == status and not missing and done.stderr.endswith("\n") and lines in (None, len(said))
+    expect(what, okay, f"{told(done)}\nwanted: exit status {status}, one line with {words}, without: {missing}")
+
+
+def expect_no_output(what, folder):
+    left = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    expect(f"{what}: nothing is left behind", not left, left)
+
+
+# --- Damage to files: what, how, words of the message; seen by training and by evaluation ---
+
+
+def in_header(change):
+    """Damages the header of the weights; change may return other data."""
+
+    def damage(case):
+        header, data = read_safetensors(case.weights)
+        changed = change(header, data)
+        write_safetensors(case.weights, header, data if changed is None else changed)
+
+    return damage
+
+
+def in_tensor(name, **fields):
+    return in_header(lambda header, data: header[name].update(fields))
+
+
+def in_config(**fields):
+    """A field None is taken out."""
+
+    def damage(case):
+        config = {**json.loads(case.config.read_text()), **fields}
+        case.config.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
+
+    return damage
+
+
+def in_weights(change):
+    return lambda case: case.weights.write_bytes(change(case.weights.read_bytes()))
+
+
+def overlap(header, data):
+    header[VALUE]["data_offsets"] = header[KEY]["data_offsets"]
+
+
+def overlap_by_one(header, data):
+    header[VALUE]["data_offsets"] = [end - 4 for end in header[VALUE]["data_offsets"]]
+
+
+def lose_last_tensor(header, data):
+    assert max(tensor["data_offsets"] for tensor in header.values()) == header[LAST]["data_offsets"]
+    return data[:header.pop(LAST)["data_offsets"][0]]
+
+
+def rotate_shape(header, data):
+    header[KEY]["shape"].reverse()
+
+
+def with_length(length):
+    return lambda content: length.to_bytes(8, "little") + content[8:]
+
+
+def with_vocabulary(size):
+    def damage(case):
+        shutil.rmtree(case.model)
+        write_model(case.model, size)
+
+    return damage
+
+
+def in_line(number, text):
+    def damage(case):
+        lines = case.data.read_text().splitlines()
+        lines[number - 1] = text
+        case.data.write_text("\n".join(lines) + "\n")
+
+    return damage
+
+
+def choices_with(number, **fields):
+    """Choices instead of texts, one of which is changed; a field None is taken out."""
+
+    def damage(case):
+        lines = [json.loads(line) for line in write_choices(case.data, count=10).read_text().splitlines()]
+        line = {**lines[number - 1], **fields}
+        lines[number - 1] = {name: value for name, value in line.items() if value is not None}
+        write_lines(case.data, lines)
+
+    return damage
+
+
+FILES = [
+    ("truncated weights", in_weights(lambda content: content[:-100]), ["model.safetensors", "data_offsets", "past"]),
+    ("weights cut in the header", in_weights(lambda content: content[:60]), ["model.safetensors", "header", "truncated"]),
+    ("empty weights", in_weights(lambda content: b""), ["model.safetensors", "header", "0 bytes"]),
+    ("more weights than tensors", in_weights(lambda content: content + bytes(8)), ["model.safetensors", "8 bytes"]),
+    ("overlapping tensors", in_header(overlap), ["model.safetensors", KEY, VALUE, "overlap"]),
+    ("tensors overlapping by one value", in_header(overlap_by_one), ["model.safetensors", VALUE, "overlap"]),
+    ("overflowing shape", in_tensor(QUERY, shape=[2**62, 2**62]), ["model.safetensors", QUERY, "shape", "overflow"]),
+    ("overflowing bytes", in_tensor(QUERY, shape=[2**31, 2**31]), ["model.safetensors", QUERY, "shape", "overflow"]),
+    ("overflowing offsets", in_tensor(QUERY, data_offsets=[2**63 - 4096, 2**63 - 1]),
+     ["model.safetensors", QUERY, "data_offsets", "past"]),
+    ("offsets beyond 64 bits", in_tensor(QUERY, data_offsets=[0, 2**64 + 4096]), ["model.safetensors", "too big"]),
+    ("offsets backwards", in_tensor(QUERY, data_offsets=[4096, 0]), ["model.safetensors", QUERY, "data_offsets"]),
+    ("overflowing header", in_weights(with_length(2**64 - 1)), ["model.safetensors", "header length"]),
+    ("negative extent", in_tensor(QUERY, shape=[-32, -32]), ["model.safetensors", QUERY, "shape", "at least 0"]),
+    ("wrong shape", in_header(rotate_shape), ["model.safetensors", KEY, "shape", "[32, 16]", "[16, 32]"]),
+    ("unknown dtype", in_tensor(QUERY, dtype="Q4"), ["model.safetensors", QUERY, "dtype", '"Q4"']),
+    ("dtype of no weight", in_tensor(QUERY, dtype="I32"), ["model.safetensors", QUERY, "dtype", "I32", "F32"]),
+    ("missing tensor", in_header(lose_last_tensor), ["model.safetensors", LAST, "missing"]),
+    ("missing weights", lambda case: case.weights.unlink(), ["model", "model.safetensors"]),
+    ("header of broken JSON", in_weights(lambda content: content.replace(b'"dtype"', b'"dtype', 1)),
+     ["model.safetensors", "column", "JSON"]),
+    ("config.json broken", lambda case: case.config.write_text('{\n "model_type": "llama",\n "hidden_size" 32\n}'),
+     ["config.json", "line 3", "JSON"]),
+    ("config.json empty", lambda case: case.config.write_text(""), ["config.json", "JSON"]),
+    ("config.json is a list", lambda case: case.config.write_text("[]"), ["config.json", "object"]),
+    ("config.json missing", lambda case: case.config.unlink(), ["config.json", "No such file"]),
+    ("config without a size", in_config(hidden_size=None), ["config.json", "hidden_size", "missing"]),
+    ("config with a size of 0", in_config(num_hidden_layers=0), ["config.json", "num_hidden_layers", "0"]),
+    ("config with a size of text", in_config(vocab_size="many"), ["config.json", "vocab_size", "integer"]),
+    ("another family", in_config(model_type="bert"), ["config.json", "model_type", '"bert"']),
+    ("scaled RoPE", in_config(rope_scaling={"rope_type": "llama3"}), ["config.json", "rope_type", "llama3"]),
+    ("tokenizer smaller than the model", with_vocabulary(129), ["tokenizer.model", "vocabulary", TOKENS, "129"]),
+    ("tokenizer larger than the model", with_vocabulary(len(PIECES) - 1),
+     ["tokenizer.model", "vocabulary", TOKENS, str(len(PIECES) - 1)]),
+    ("tokenizer of other bytes", lambda case: (case.model / "tokenizer.model").write_bytes(b"\xff" * 99),
+     ["tokenizer.model", "SentencePiece"]),
+    ("tokenizer missing", lambda case: (case.model / "tokenizer.model").unlink(), ["tokenizer.model", "No such file"]),
+    ("line 7 broken", in_line(7, '{"text": "the end'), ["data.jsonl", "line 7", "JSON"]),
+    ("line 7 no object", in_line(7, '"the end"'), ["data.jsonl", "line 7", "JSON"]),
+    ("line 7 without text", in_line(7, '{"words": "the end"}'), ["data.jsonl", "line 7", "text", "missing"]),
+    ("line 7 with a number for text", in_line(7, '{"text": 7}'), ["data.jsonl", "line 7", "text", "string"]),
+    ("line 2 not UTF-8", lambda case: case.data.write_bytes(case.data.read_bytes().replace(b"\n", b'\n{"text": "\xff"}\n')),
+     ["data.jsonl", "line 2", "byte 0xff"]),
+    ("line 7 of another kind", in_line(7, '{"prompt": "a", "completion": "b"}'), ["data.jsonl", "line 7", "completion"]),
+    ("prompt without completion", in_line(1, '{"prompt": "a"}'), ["data.jsonl", "line 1", "completion", "missing"]),
+    ("label missing", choices_with(3, label=None), ["data.jsonl", "line 3", "label", "missing"]),
+    ("label beyond the choices", choices_with(3, label=3), ["data.jsonl", "line 3", "label", "is 3"]),
+    ("label of no choice", choices_with(3, label=" maybe"), ["data.jsonl", "line 3", "label", "maybe"]),
+    ("choices missing", choices_with(3, choices=None), ["data.jsonl", "line 3", "choices", "missing"]),
+    ("one choice", choices_with(3, choices=[" yes"], label=0), ["data.jsonl", "line 3", "choices"]),
+    ("empty data", lambda case: case.data.write_text(""), ["data.jsonl", "no examples"]),
+    ("data of blank lines", lambda case: case.data.write_text("\n \n\n"), ["data.jsonl", "no examples"]),
+    ("data missing", lambda case: case.data.unlink(), ["data.jsonl", "No such file"]),
+    ("data is a folder", lambda case: (case.data.unlink(), case.data.mkdir()), ["data.jsonl", "not a regular file"]),
+]
+
+
+def check_files(numbers):
+    for what, damage, words in FILES:
+        case = Case(next(numbers))
+        damage(case)
+        expect_refusal(what, case.train(), words)
+        expect_no_output(what, case.output)
+        expect_refusal(f"{what}, evaluated", case.evaluate(), words)
+
+
+# --- Options ---
+
+OPTIONS = [
+    ("p of 1", ["--lora-dropout", "1"], DAMAGED, ["--lora-dropout", "is 1", "below 1"]),
+    ("p above 1", ["--lora-dropout", "1.5"], DAMAGED, ["--lora-dropout", "is 1.5"]),
+    ("p below 0", ["--lora-dropout", "-0.1"], DAMAGED, ["--lora-dropout", "is -0.1", "at least 0"]),
+    ("p not a number", ["--lora-dropout", "nan"], DAMAGED, ["--lora-dropout", "nan"]),
+    ("p that drops nothing", ["--lora-dropout", "0.000001"], DAMAGED, ["--lora-dropout", "is 1e-06"]),
+    ("p that drops everything", ["--lora-dropout", "0.999999"], DAMAGED, ["--lora-dropout", "is 0.999999"]),
+    ("p a word", ["--lora-dropout", "much"], DAMAGED, ["--lora-dropout", "'much'"]),
+    ("r of 0", ["--lora-r", "0"], DAMAGED, ["--lora-r", "is 0", "from 1"]),
+    ("r of -8", ["--lora-r", "-8"], DAMAGED, ["--lora-r", "is -8"]),
+    ("r of 1.5", ["--lora-r", "1.5"], DAMAGED, ["--lora-r", "'1.5'"]),
+    ("r beyond 64 bits", ["--lora-r", "99999999999999999999"], DAMAGED, ["--lora-r", "99999999999999999999"]),
+    ("unknown module", ["--target-modules", "q_proj,qkv_proj"], DAMAGED, ["target-modules", '"qkv_proj"', "q_proj"]),
+    ("no module", ["--target-modules", ""], DAMAGED, ["target-modules"]),
+    ("unknown method", ["--method", "loha"], DAMAGED, ["--method", "'loha'"]),
+    ("unknown schedule", ["--lr-scheduler", "steep"], DAMAGED, ["steep"]),
+    ("batch of 0", ["--batch-size", "0"], DAMAGED, ["--batch-size", "is 0"]),
+    ("length of 1", ["--max-length", "1"], DAMAGED, ["--max-length", "is 1"]),
+    ("length beyond the model", ["--max-length", "65"], DAMAGED, ["is 65", "--max-length", "64 positions"]),
+    ("unknown flag", ["--lora-rank", "8"], USAGE, ["--lora-rank", "unknown"]),
+    ("flag without value", ["--lora-r"], USAGE, ["--lora-r", "value"]),
+    ("switch with value", ["--recompute=yes"], USAGE, ["--recompute", "no value"]),
+    ("a word too many", ["more"], USAGE, ["more", "unknown"]),
+    ("missing adapter", ["--adapter", "nowhere"], DAMAGED, ["nowhere", "No such file"]),
+    ("missing held-out data", ["--eval-data", "nowhere.jsonl"], DAMAGED, ["nowhere.jsonl", "No such file"]),
+]
+
+
+def check_options(numbers):
+    case = Case(next(numbers))
+    for what, options, status, words in OPTIONS:
+        expect_refusal(what, case.train(*options), ["lodrop-train", *words] if words[0][:2] == "--" else words, status)
+        expect_no_output(what, case.output)
+
+
+def check_required(numbers):
+    case = Case(next(numbers))
+    given = {"--model": case.model, "--data": case.data, "--output": case.output}
+    for flag in given:
+        rest = [word for pair in given.items() if pair[0] != flag for word in pair]
+        expect_refusal(f"{flag} left out", run("lodrop-train", *rest), ["lodrop-train", flag, "needed"], USAGE)
+        if flag != "--output":
+            expect_refusal(f"{flag} left out, evaluated", run("lodrop-eval", *rest[:2]), ["lodrop-eval", "needed"], USAGE)
+    expect_no_output("required flags", case.output)
+    expect_refusal("--resume alone", run("lodrop-train", "--resume"), ["lodrop-train", "--output", "needed"], USAGE)
+    expect_refusal("lodrop-info with a word", run("lodrop-info", "now"), [], USAGE, lines=None)
+
+
+def check_isas(numbers):
+    case = Case(next(numbers))
+    _, lacking = simd_isas()
+    foreign = "neon" if lacking or "avx2" in simd_isas()[0] else "avx2"
+    for isa, word in [("nonsense", "'nonsense'"), ("AVX2", "'AVX2'"), *((isa, isa) for isa in [foreign, *lacking])]:
+        words = ["LODROP_ISA", word]
+        expect_refusal(f"LODROP_ISA={isa}", case.train(isa=isa), words)
+        expect_no_output(f"LODROP_ISA={isa}", case.output)
+        expect_refusal(f"LODROP_ISA={isa}, evaluated", case.evaluate(isa=isa), words)
+        expect_refusal(f"LODROP_ISA={isa}, lodrop-info", run("lodrop-info", "--json", isa=isa), words)
+
+
+# --- Adapters and checkpoints ---
+
+
+def check_adapters(numbers):
+    case = Case(next(numbers))
+    must(case.train())
+    config, weights = case.output / "adapter_config.json", case.output / "adapter_model.safetensors"
+    good_config, good_weights = json.loads(config.read_text()), weights.read_bytes()
+    some = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+
+    def refused(what, words):
+        expect_refusal(what, run("lodrop-eval", "--model", case.model, "--data", case.data, "--adapter", case.output), words)
+        again = case.folder / "again"
+        expect_refusal(f"{what}, trained", train(case.model, case.data, again, "--adapter", case.output), words)
+        expect_no_output(f"{what}, trained", again)
+
+    for what, change, words in [
+        ("adapter of another method", {"peft_type": "LOHA"}, ["peft_type", "LOHA"]),
+        ("adapter with a feature we lack", {"use_dora": True}, ["use_dora", "not supported"]),
+        ("adapter of rank 0", {"r": 0}, ["r", "is 0"]),
+        ("adapter of another rank", {"r": 4}, ["adapter_model.safetensors", "lora_A", "shape"]),
+        ("adapter with an unknown module", {"target_modules": ["c_attn"]}, ["target_modules", "c_attn"]),
+    ]:
+        config.write_text(json.dumps({**good_config, **change}))
+        refused(what, ["adapter_", *words])
+    config.write_text(json.dumps(good_config))
+    weights.write_bytes(good_weights[:-4])
+    refused("truncated adapter", ["adapter_model.safetensors", "data_offsets"])
+    header, data = read_safetensors(weights)
+    header["stray"] = header.pop(some)
+    write_safetensors(weights, header, data + bytes(4))
+    refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
+
+
+def check_resume(numbers):
+    case = Case(next(numbers))
+    expect_refusal("--resume before any run", resume(case.output), ["output", "checkpoint", "none"])
+    expect_no_output("--resume before any run", case.output)
+    must(case.train("--stop-after", 1))
+    before = snapshot(case.output)
+    expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
+    expect_refusal("--resume with another rank", resume(case.output, "--lora-r", 4), ["--lora-r", "differs"])
+    other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
+    expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
+    expect("a refused --resume changes nothing", snapshot(case.output) == before)
+    for name, content, words in [("state.json", '{"format": 2}', ["state.json", "format", "is 2"]),
+                                 ("state.json", '{"format": 1', ["state.json", "JSON"]),
+                                 ("moments.safetensors", "", ["moments.safetensors", "header"]),
+                                 ("metrics.jsonl", "{}\n", ["metrics.jsonl", "step", "missing"])]:
+        damaged = case.folder / "damaged"
+        shutil.copytree(case.output, damaged)
+        (damaged / "checkpoint" / name).write_text(content)
+        expect_refusal(f"checkpoint with a broken {name}", resume(damaged), words)
+        expect(f"checkpoint with a broken {name}: nothing is finished", not (damaged / "summary.json").exists())
+        shutil.rmtree(damaged)
+    expect("what was refused can still be resumed", resume(case.output).returncode == 0)
+
+
+def snapshot(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# --- Places that cannot be written ---
+
+
+def check_places(numbers, mounts):
+    case = Case(next(numbers))
+    case.output.write_text("not a folder")
+    expect_refusal("output is a file", case.train(), ["output", "folder"], lines=None)
+    expect("output is a file: it is as it was", case.output.read_text() == "not a folder")
+    if not mounts:
+        skip("read-only mount, full disk", "mounting needs root or user namespaces")
+        return
+    case = Case(next(numbers))
+    mount(case.output, "ro")
+    expect_refusal("read-only mount", case.train(), ["output", "Read-only file system"], RESOURCE, lines=None)
+    case.output = case.output / "within"
+    expect_refusal("folder on a read-only mount", case.train(), ["within", "Read-only file system"], RESOURCE, lines=None)
+    expect_no_output("read-only mount", case.output.parent)
+    check_full_disk(Case(next(numbers)))
+
+
+def check_full_disk(case):
+    """The disk ends before the adapter does: no file of that name, and nothing under a temporary one."""
+    mount(case.output, "size=16k")
+    done = case.train("--target-modules", "all-linear")
+    expect_refusal("full disk", done, ["output", "No space left on device"], RESOURCE, lines=None)
+    left = sorted(path.name for path in case.output.iterdir())
+    unfinished = [name for name in left if name.startswith("adapter_model") or "tmp" in name or "checkpoint" in name]
+    expect("full disk: nothing half-written", not unfinished and "metrics.jsonl" in left, left)
+
+
+def check_good(numbers):
+    """Undamaged, all of it works: what follows fails for the damage alone."""
+    case = Case(next(numbers))
+    expect("good input", case.train("--target-modules", "all-linear").returncode == 0 and
+           (case.output / "adapter_model.safetensors").exists() and case.evaluate().returncode == 0)
+    choices_with(3)(case)
+    expect("good choices", case.evaluate().returncode == 0)
+    with_vocabulary(128)(case)
+    expect("a vocabulary padded to a multiple of 128", case.evaluate().returncode == 0)
+
+
+mounts = enter_mount_namespace()
+FOLDER = scratch()
+GOOD_MODEL = write_model(FOLDER / "good")
+numbers = iter(range(1000))
+check_good(numbers)
+check_files(numbers)
+check_options(numbers)
+check_required(numbers)
+check_isas(numbers)
+check_adapters(numbers)
+check_resume(numbers)
+check_places(numbers, mounts)
+finish()

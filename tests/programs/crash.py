@@ -1,0 +1,221 @@
+#!/usr/bin/env -S python3 -B
+"""Whatever ends a run early (kill -9 at any moment, Ctrl-C, a full disk), --resume reaches the bytes of one that was
+left in peace."""
+import random
+import shutil
+import signal
+import subprocess
+import time
+
+from harness import *
+
+STEPS, KILLING_SECONDS = 12, 15
+OPTIONS = ["--method", "lora-input-dropout", "--target-modules", "all-linear", "--batch-size", 4, "--threads", 1]
+EACH_STEP = ["--save-steps", 1]
+NO_CHECKPOINT, INTERRUPTED, RESOURCE = "there is none to resume from", 130, 3
+
+
+class Run:
+    """What is trained, and what it comes to when nothing disturbs it."""
+
+    def __init__(self, steps):
+        self.steps = steps
+        self.options = [*OPTIONS, "--max-steps", steps]
+        self.peace = FOLDER / f"peace{steps}"
+        must(self.train(self.peace))
+
+    def train(self, output, *options):
+        return train(MODEL, DATA, output, *self.options, *options)
+
+    def start(self, output, *options, tracer=()):
+        """A process that goes on where there is a checkpoint, and otherwise begins."""
+        how = ["--resume"] if has_checkpoint(output) else ["--model", MODEL, "--data", DATA, *self.options, *options]
+        words = command("lodrop-train", "--output", output, *how, emulator=tracer)
+        return subprocess.Popen(words, env=environment(), stderr=subprocess.PIPE, text=True)
+
+    def go_on(self, output):
+        """To the end after a kill. Returns what went wrong."""
+        done = resume(output)
+        if NO_CHECKPOINT in done.stderr:
+            if is_finished(output):
+                return ""
+            done = self.train(output)
+        return told(done) if done.returncode else ""
+
+    def expect_finished(self, what, output):
+        same = (output / "adapter_model.safetensors").exists() and adapter(output) == adapter(self.peace)
+        expect(f"{what}: the adapter's bytes", same, sorted(path.name for path in output.iterdir()))
+        expect(f"{what}: the metrics", same and metrics(output) == metrics(self.peace))
+        expect(f"{what}: no checkpoint is left", not has_checkpoint(output))
+
+
+def has_checkpoint(output):
+    return any((output / name).is_dir() for name in ("checkpoint", "checkpoint.old"))
+
+
+def is_finished(output):
+    """All of a run's results are there; what follows them is the removal of the checkpoint."""
+    return (output / "summary.json").exists()
+
+
+# --- kill -9 ---
+
+
+def kill_once(run, output, delay):
+    """Starts or goes on, and kills after the delay. Returns what a process that ended by itself had to complain of."""
+    process = run.start(output, *EACH_STEP)
+    try:
+        _, complaint = process.communicate(timeout=delay)
+        return complaint if process.returncode else ""
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return ""
+
+
+def check_random_kills(run, seconds):
+    """As many runs as fit the time, each killed up to five times; most often while it writes, for steps are short."""
+    begin = time.monotonic()
+    must(run.train(FOLDER / "timed", *EACH_STEP))
+    whole, rng, runs, kills = time.monotonic() - begin, random.Random(), 0, 0
+    while time.monotonic() - begin < seconds or runs < 3:
+        output = FOLDER / f"killed{runs}"
+        for _ in range(rng.randint(1, 5)):
+            if is_finished(output):
+                break
+            kills += 1
+            complaint = kill_once(run, output, rng.uniform(0.1, 0.8) * whole)
+            expect(f"run {runs} goes on after a kill", not complaint, complaint)
+        complaint = run.go_on(output)
+        expect(f"run {runs} comes to its end", not complaint, complaint)
+        run.expect_finished(f"killed run {runs}", output)
+        shutil.rmtree(output)
+        runs += 1
+    print(f"{runs} runs were killed {kills} times")
+
+
+def check_each_call(run):
+    """Killed at the first call that renames or removes, at the second, ... until a run has no more of them."""
+    tracer = ["strace", "-f", "-o", FOLDER / "trace"]
+    works = shutil.which("strace") and subprocess.run([*tracer, "true"], capture_output=True).returncode == 0
+    if not works:
+        skip("a kill at each call that renames or removes", "strace is not installed or may not trace")
+        return
+    killed = 0
+    for call in ["rename", "renameat", "unlinkat", "rmdir"]:  # some machines lack some of them: hence the question mark
+        for count in range(1, 1000):
+            output = FOLDER / f"{call}{count}"
+            inject = ["-e", f"trace=?{call}", "-e", f"inject=?{call}:signal=KILL:when={count}"]
+            process = run.start(output, *EACH_STEP, tracer=[*tracer, *inject])
+            process.communicate()
+            if process.returncode == 0:
+                break
+            complaint = run.go_on(output)
+            expect(f"killed at {call} {count}: comes to its end", not complaint, complaint)
+            run.expect_finished(f"killed at {call} {count}", output)
+            killed += 1
+    expect("runs were killed at their calls", killed > 10, killed)
+
+
+# --- What a kill between any two steps of replacing a checkpoint leaves ---
+
+
+def half(folder):
+    """As if its files were being written or removed."""
+    for path in sorted(folder.iterdir())[::2]:
+        path.unlink()
+
+
+def check_states(run):
+    """The states in which the folders can be found, made from a whole checkpoint after 5 steps and one after 6."""
+    first, second = FOLDER / "after5", FOLDER / "after6"
+    must(run.train(first, "--stop-after", 5))
+    must(run.train(second, "--stop-after", 6))
+    states = {  # what lies there: (name of the folder, which one it is, whether it is whole)
+        "a new one half-written": [("checkpoint", first, True), ("checkpoint.new", second, False)],
+        "a new one written": [("checkpoint", first, True), ("checkpoint.new", second, True)],
+        "the old one aside": [("checkpoint.old", first, True), ("checkpoint.new", second, True)],
+        "the new one in place": [("checkpoint", second, True), ("checkpoint.old", first, True)],
+        "the old one half-removed": [("checkpoint", second, True), ("checkpoint.old", first, False)],
+        "remains of two kills": [("checkpoint.old", first, True), ("checkpoint.new", second, False)],
+    }
+    for what, folders in states.items():
+        output = FOLDER / what.replace(" ", "-")
+        for name, source, whole in folders:
+            shutil.copytree(source / "checkpoint", output / name)
+            if not whole:
+                half(output / name)
+        done = resume(output, *EACH_STEP)
+        expect(f"{what}: resumes", done.returncode == 0, told(done))
+        run.expect_finished(what, output)
+
+
+# --- Signals ---
+
+
+def steps_done(output):
+    path = output / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def interrupt(process, output, name):
+    """Sends the signal when a step or two of this process are done. Returns its exit status and what it said."""
+    before = steps_done(output)
+    while process.poll() is None and not before < steps_done(output):
+        time.sleep(0.002)
+    process.send_signal(getattr(signal, name))
+    _, said = process.communicate()
+    return process.returncode, said
+
+
+def check_signal(run, name):
+    output = FOLDER / name
+    for count in range(3):
+        status, said = interrupt(run.start(output), output, name)
+        okay = status == INTERRUPTED and "--resume" in said.splitlines()[-1]
+        expect(f"{name} {count}: exit status {INTERRUPTED}, and how to go on", okay, f"exit status {status}\n{said}")
+        expect(f"{name} {count}: a checkpoint, nothing finished", has_checkpoint(output) and not is_finished(output))
+    must(resume(output))
+    run.expect_finished(name, output)
+
+
+# --- Full disk ---
+
+
+def check_full_disk(run, mounts):
+    """Room for one checkpoint and a half: the second fails, the first stays, and with more room the run goes on."""
+    if not mounts:
+        skip("disk full amid a checkpoint", "mounting needs root or user namespaces")
+        return
+    measured, output = FOLDER / "measured", FOLDER / "full"
+    must(run.train(measured, "--stop-after", 1))
+    files = {path.name: path.stat().st_size for path in (measured / "checkpoint").iterdir()}
+    pages = sum(-(-size // 4096) for size in files.values())
+    mount(output, f"size={pages * 6}k")
+    done = run.train(output, *EACH_STEP)
+    last = done.stderr.splitlines()[-1]
+    expect("full disk: refused", done.returncode == RESOURCE and "checkpoint" in last and "No space left" in last, told(done))
+    left = sorted(path.name for path in output.iterdir())
+    expect("full disk: the old checkpoint stays, the new one goes", left == ["checkpoint", "metrics.jsonl"], left)
+    there = [path.name for path in (output / "checkpoint").iterdir()]
+    expect("full disk: the old checkpoint is whole", sorted(there) == sorted(files), there)
+    done = resume(output)
+    expect("full disk: still full", done.returncode == RESOURCE and has_checkpoint(output), told(done))
+    mount(output, "remount,size=16m")
+    done = resume(output)
+    expect("full disk: resumes with more room", done.returncode == 0, told(done))
+    run.expect_finished("full disk", output)
+
+
+mounts = enter_mount_namespace()
+FOLDER = scratch()
+MODEL = write_model(FOLDER / "model")
+DATA = write_completions(FOLDER / "data.jsonl")
+short, long = Run(STEPS), Run(40 * STEPS)
+check_states(short)
+check_signal(long, "SIGINT")
+check_signal(long, "SIGTERM")
+check_full_disk(short, mounts)
+check_each_call(Run(3))
+check_random_kills(short, KILLING_SECONDS)
+finish()
