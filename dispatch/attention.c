@@ -113,7 +113,7 @@ static lod_status check(const lod_plan *plan, const lod_attention_args *a, const
     LOD_TRY(lod_check_matrix(a->v, a->ldv, s->kv_heads * s->head_dim, "v", err));
     LOD_TRY(lod_check_matrix(a->o, a->ldo, s->heads * s->head_dim, "o", err));
     if (!a->lse) return lod_fail(err, LOD_BAD_ARGUMENT, "lse", "is NULL");
-    return lod_check_workspace(workspace, err);
+    return lod_check_aligned(workspace, "workspace", err);
 }
 
 lod_status lod_attention_forward(const lod_plan *plan, const lod_attention_args *a, void *workspace, lod_error *err) {

@@ -59,7 +59,7 @@ lod_status lod_fail(lod_error *err, lod_status code, const char *field, const ch
 lod_status lod_check_matrix(const void *matrix, size_t ld, size_t columns, const char *field, lod_error *err);
 lod_status lod_check_dtype(lod_dtype dtype, const char *field, lod_error *err);
 lod_status lod_check_weight(const lod_weight *w, lod_error *err);
-lod_status lod_check_workspace(const void *workspace, lod_error *err);
+lod_status lod_check_aligned(const void *memory, const char *field, lod_error *err);
 #define LOD_TRY(check)                                                                                                 \
     do {                                                                                                               \
         lod_status status_ = (check);                                                                                  \

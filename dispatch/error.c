@@ -29,11 +29,11 @@ lod_status lod_check_dtype(lod_dtype dtype, const char *field, lod_error *err) {
 }
 
 lod_status lod_check_weight(const lod_weight *w, lod_error *err) {
-    if (!w->packed) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
+    LOD_TRY(lod_check_aligned(w->packed, "w", err));
     return lod_check_dtype(w->dtype, "w", err);
 }
 
-lod_status lod_check_workspace(const void *workspace, lod_error *err) {
-    if (workspace && (uintptr_t)workspace % 64 == 0) return LOD_OK;
-    return lod_fail(err, LOD_BAD_ARGUMENT, "workspace", "is NULL or not 64-byte aligned");
+lod_status lod_check_aligned(const void *memory, const char *field, lod_error *err) {
+    if (memory && (uintptr_t)memory % 64 == 0) return LOD_OK;
+    return lod_fail(err, LOD_BAD_ARGUMENT, field, "is NULL or not 64-byte aligned");
 }

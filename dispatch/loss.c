@@ -48,7 +48,7 @@ static lod_status check(const lod_plan *plan, const lod_loss_args *a, const void
                             a->target[t], shape->vocabulary);
         }
     }
-    return lod_check_workspace(workspace, err);
+    return lod_check_aligned(workspace, "workspace", err);
 }
 
 lod_status lod_loss(const lod_plan *plan, const lod_loss_args *a, void *workspace, lod_error *err) {

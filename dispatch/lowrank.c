@@ -191,7 +191,7 @@ static lod_status begin(call *c, const lod_plan *plan, const lod_lowrank_args *a
         return lod_fail(err, LOD_BAD_ARGUMENT, "rows", "%zu tokens are above the plan's %zu", c->tokens, shape->tokens);
     }
     LOD_TRY(lod_check_weight(&a->w, err));
-    LOD_TRY(lod_check_workspace(workspace, err));
+    LOD_TRY(lod_check_aligned(workspace, "workspace", err));
     if (a->rank) LOD_TRY(check_adapter(c, err));
     uint8_t *base = workspace;
     c->ldkeep = keep_row_bytes(shape->n_in);

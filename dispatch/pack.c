@@ -21,6 +21,8 @@ lod_status lod_pack_weights(size_t n_in, size_t n_out, lod_dtype dtype, const vo
     LOD_TRY(lod_check_dtype(dtype, "dtype", err));
     if (ldw < n_in) return lod_fail(err, LOD_BAD_ARGUMENT, "ldw", "%zu is below n_in %zu", ldw, n_in);
     if (!lod_packed_size(n_in, n_out, dtype)) return lod_fail(err, LOD_BAD_ARGUMENT, "n_in", "the weight is too large");
+    if (!w) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
+    LOD_TRY(lod_check_aligned(packed, "packed", err));
     const size_t item = item_size(dtype);
     const uint8_t *from = w;
     uint8_t *to = packed;

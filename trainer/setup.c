@@ -88,8 +88,8 @@ static bool plan_steps(struct training *t, fault *f) {
 
 static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     const struct train_options *o = t->options;
-    struct lora_options options = {
-        .config = t->config, .seed = (uint64_t)o->seed, .leaves = (uint64_t)(o->batch_size * o->grad_accum)};
+    uint64_t seed = (uint64_t)o->seed, leaves = (uint64_t)(o->batch_size * o->grad_accum), count = t->data.count;
+    struct lora_options options = {.config = t->config, .seed = seed, .leaves = leaves < count ? leaves : count};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
     }
@@ -97,7 +97,7 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
         return checkpoint_read_values(checkpoint, &t->lora, &t->history, f);
     }
     return *o->adapter ? lora_read(&t->lora, o->adapter, f)
-                       : lora_initialise(&t->lora, (uint64_t)o->seed, strcmp(o->init_b, "random") == 0, f);
+                       : lora_initialise(&t->lora, seed, strcmp(o->init_b, "random") == 0, f);
 }
 
 static bool read_progress(struct training *t, const char *checkpoint, fault *f) {

@@ -19,16 +19,20 @@ def random_prompts(count):
         yield {"prompt": prompt, "choices": choices, "label": pick.randrange(len(choices))}
 
 
-def choice_losses(model, tokenizer, line):
-    """Summed nats and number of targets of every choice, each run separately."""
+def choice_losses(model, tokenizer, line, max_length):
+    """Summed nats and number of targets of every choice, each run separately. If one is too long, the prompt of all
+    loses as many tokens after BOS as that one must."""
     examples = [tokenizer.completion(line["prompt"], choice) for choice in line["choices"]]
+    excess = max(0, max(len(tokens) for tokens, _ in examples) - max_length)
+    examples = [(tokens[:1] + tokens[1 + excess:], first_target - excess) for tokens, first_target in examples]
     return [(target_losses(model, *example).sum().item(), len(example[0]) - example[1]) for example in examples]
 
 
-def check(context, model, reference, lines, **options):
+def check(context, model, reference, lines, max_length=128, **options):
     """The file as a whole; then each line with each choice as the right one, which shows that choice's own score."""
     tokenizer, folder = Tokenizer(model), context.folder("choices")
-    scores = [choice_losses(reference, tokenizer, line) for line in lines]
+    scores = [choice_losses(reference, tokenizer, line, max_length) for line in lines]
+    options = {"model": model, "max_length": max_length, **options}
     right, total, targets = 0, 0.0, 0
     for line, score in zip(lines, scores, strict=True):
         ranked = sorted(nats for nats, _ in score)
@@ -36,14 +40,14 @@ def check(context, model, reference, lines, **options):
         right += score[line["label"]][0] == ranked[0]
         total += score[line["label"]][0]
         targets += score[line["label"]][1]
-    got = context.evaluate(model=model, data=write_jsonl(folder / "all.jsonl", lines), **options)
+    got = context.evaluate(data=write_jsonl(folder / "all.jsonl", lines), **options)
     assert got["targets"] == targets, f"{got['targets']} targets, not {targets}"
     assert_relative("loss of the right choices", got["loss"], total / targets, 1e-6)
     assert_close("accuracy", got["metrics"]["accuracy"], right / len(lines), 1e-8)  # printed with nine digits
     for i, (line, score) in enumerate(list(zip(lines, scores))[:4]):
         for k, (nats, count) in enumerate(score):
             data = write_jsonl(folder / f"line-{i}-{k}.jsonl", [{**line, "label": line["choices"][k]}])
-            one = context.evaluate(model=model, data=data, **options)
+            one = context.evaluate(data=data, **options)
             assert_relative(f"line {i}, choice {k}", one["loss"] * one["targets"], nats, 2e-6)
             assert one["targets"] == count
     return f"loss {got['loss']:.6f}, accuracy {right} of {len(lines)}"
@@ -52,6 +56,13 @@ def check(context, model, reference, lines, **options):
 def test_random_model(context):
     model = write_model(context, "random")
     return check(context, model, load_model(model), list(random_prompts(24)))
+
+
+def test_prompts_cut_on_the_left(context):
+    model, lines = write_model(context, "random"), list(random_prompts(12))
+    lengths = [len(Tokenizer(model).completion(line["prompt"], line["choices"][0])[0]) for line in lines]
+    assert min(lengths) < 20 < max(lengths), f"{lengths}: some must be cut and some not"
+    return check(context, model, load_model(model), lines, max_length=20)
 
 
 def test_with_an_adapter(context):
