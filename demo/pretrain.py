@@ -15,6 +15,7 @@ held out or trained on. No line tells a synset's class. A synset gives one line 
 """
 
 import argparse
+import io
 import json
 import math
 import os
@@ -71,13 +72,12 @@ CONFIG = {
 
 def train_tokenizer(synsets, path):
     """BPE with byte fallback on the text as it stands; each class name is one piece."""
-    with open(path + ".txt", "w", encoding="utf-8") as file:
-        for s in synsets:
-            for text in [s.definition + make_data.SEPARATOR, *s.examples, *s.words]:
-                file.write(text + "\n")
+    model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        input=path + ".txt",
-        model_prefix=path.removesuffix(".model"),
+        sentence_iterator=(
+            text for s in synsets for text in [s.definition + make_data.SEPARATOR, *s.examples, *s.words]
+        ),
+        model_writer=model,
         model_type="bpe",
         vocab_size=VOCABULARY,
         byte_fallback=True,
@@ -91,8 +91,8 @@ def train_tokenizer(synsets, path):
         num_threads=1,
         minloglevel=2,
     )
-    os.remove(path + ".txt")
-    os.remove(path.removesuffix(".model") + ".vocab")
+    with open(path, "wb") as file:
+        file.write(model.getvalue())
     tokenizer = sentencepiece.SentencePieceProcessor(model_file=path)
     for i, name in enumerate(make_data.CLASSES):
         tokens = tokenizer.encode("a member of the genus Canis" + make_data.SEPARATOR + name)

@@ -12,7 +12,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { OPERANDS = 96, DOUBLES = 96, SLOT_BYTES = 1 << 24, GUARD_BYTES = 1 << 16, MARGIN_BYTES = 256, SHARES = 1 << 16 };
+enum { OPERANDS = 96, DOUBLES = 192, SLOT_BYTES = 1 << 24, GUARD_BYTES = 1 << 16, MARGIN_BYTES = 256, SHARES = 1 << 16 };
 enum { OUTCOME_FAIL = 1, OUTCOME_SKIP };
 static const uint64_t default_seed = 20240312;
 static const uint32_t canary = 0x7fc0dead; // a NaN

@@ -54,7 +54,7 @@ bool adapter_modules_parse(const char *list, unsigned *set, fault *f) {
     for (const char *name = list;;) {
         size_t length = strcspn(name, ",");
         if (!add_module(set, name, length)) {
-            return fault_set(f, FAULT_USAGE, NULL, option, "unknown module \"%.*s\": must be all-linear or some of %s",
+            return fault_set(f, FAULT_INPUT, NULL, option, "unknown module \"%.*s\": must be all-linear or some of %s",
                              (int)(length < 100 ? length : 100), name, known_modules);
         }
         if (!name[length]) {
@@ -148,7 +148,9 @@ static bool read_modules(struct adapter_config *config, struct json_scope scope,
         if (!json_is_string(name)) {
             return json_fault(scope, "target_modules", f, "must be a list of strings");
         }
-        if (!add_module(&config->modules, json_string_value(name), json_string_length(name))) {
+        // PEFT may name a module by any end of its path; that every layer has it, the tensors have to show.
+        const char *path = json_string_value(name), *dot = strrchr(path, '.'), *last = dot ? dot + 1 : path;
+        if (!add_module(&config->modules, last, strlen(last))) {
             return json_fault(scope, "target_modules", f, "unknown module \"%s\": must be some of %s",
                               json_string_value(name), known_modules);
         }

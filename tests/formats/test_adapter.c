@@ -46,11 +46,11 @@ static void module_lists(void) {
     CHECK(adapter_modules_parse("q_proj,v_proj", &set, &f) && set == (1 << ADAPTER_Q_PROJ | 1 << ADAPTER_V_PROJ));
     CHECK(adapter_modules_parse("down_proj", &set, &f) && set == 1 << ADAPTER_DOWN_PROJ);
     CHECK(adapter_modules_parse("all-linear", &set, &f) && set == ADAPTER_ALL_MODULES);
-    REFUSED(adapter_modules_parse("q_proj,w_proj", &set, &f), &f, FAULT_USAGE, "target-modules",
+    REFUSED(adapter_modules_parse("q_proj,w_proj", &set, &f), &f, FAULT_INPUT, "target-modules",
             "unknown module \"w_proj\"");
-    REFUSED(adapter_modules_parse("q_proj,", &set, &f), &f, FAULT_USAGE, "target-modules", "unknown module \"\"");
-    REFUSED(adapter_modules_parse("", &set, &f), &f, FAULT_USAGE, "target-modules", "unknown module \"\"");
-    REFUSED(adapter_modules_parse("q_pro", &set, &f), &f, FAULT_USAGE, "target-modules", "unknown module \"q_pro\"");
+    REFUSED(adapter_modules_parse("q_proj,", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"\"");
+    REFUSED(adapter_modules_parse("", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"\"");
+    REFUSED(adapter_modules_parse("q_pro", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"q_pro\"");
     CHECK(strcmp(adapter_module_name(ADAPTER_GATE_PROJ), "gate_proj") == 0);
 }
 
