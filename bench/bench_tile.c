@@ -13,7 +13,15 @@ static void run_tile(gb_state *state, const void *context) {
     static _Alignas(64) float x[MAX_ROWS * LOD_X_LD], w[DEPTH * MAX_COLUMNS], c[MAX_ROWS * MAX_COLUMNS];
     const lod_kernel *kernel = context;
     lod_lowrank_tile_args args = {
-        .m = kernel->mr, .n = kernel->nr, .k = DEPTH, .x = x, .w = w, .ldpanel = DEPTH * LOD_PANEL, .c = c, .ldc = MAX_COLUMNS};
+        .m = kernel->mr,
+        .n = kernel->nr,
+        .k = DEPTH,
+        .x = x,
+        .w = w,
+        .ldpanel = DEPTH * LOD_PANEL,
+        .c = c,
+        .ldc = MAX_COLUMNS,
+    };
     double peak = bench_peak(kernel->isa, 1, 0.02), calls = 0, begin = bench_seconds(1);
     while (gb_next(state)) {
         for (int i = 0; i < 256; i++) {

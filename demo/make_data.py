@@ -13,7 +13,8 @@ import json
 import os
 import re
 import sys
-from collections import Counter, namedtuple
+from collections import namedtuple
+from itertools import islice
 
 TRAIN_EXAMPLES = 1500
 HELDOUT_EXAMPLES = 2000
@@ -43,6 +44,8 @@ def parse_synset(line, pos):
     at = 4 + 2 * word_count
     pointers = [fields[at + 1 + 4 * i : at + 5 + 4 * i] for i in range(int(fields[at]))]
     hypernyms = [p + offset for symbol, offset, p, _ in pointers if symbol in ("@", "@i")]
+    if not int(fields[1]) < len(CLASSES):
+        raise ValueError(fields[1])
     # Usage examples, in quotes, follow the definition; they contain the word itself and are no part of a prompt.
     definition, *examples = re.split(r'[;:,]?\s*"', " ".join(gloss.split()))
     return Synset(
@@ -59,8 +62,19 @@ def read_wordnet(folder):
     """All synsets, in the order of the files. Adjective satellites are named a<offset> like their heads."""
     synsets = []
     for pos, name in (("n", "noun"), ("v", "verb"), ("a", "adj"), ("r", "adv")):
-        with open(os.path.join(folder, "data." + name), encoding="utf-8") as file:
-            synsets += [parse_synset(line, pos) for line in file if not line.startswith("  ")]
+        path = os.path.join(folder, "data." + name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SystemExit(f"{path}: file: {getattr(error, 'strerror', None) or error}") from None
+        for number, line in enumerate(lines, 1):
+            if line.startswith("  "):  # the licence
+                continue
+            try:
+                synsets.append(parse_synset(line, pos))
+            except (ValueError, IndexError):
+                raise SystemExit(f"{path}: line {number}: not a line of a WordNet data file") from None
     return synsets
 
 
@@ -70,17 +84,19 @@ def hash_of(name):
 
 def part_of(name):
     """'heldout' and 'train' are 2 % of WordNet each, more than is written; the rest is 'text' for pre-training."""
-    return {0: "heldout", 1: "train"}.get(hash_of(name) // 1000 % 50, "text")
+    bucket = hash_of(name) // 1000 % 50
+    return {0: "heldout", 1: "train"}.get(bucket, "text")
 
 
 def choose_examples(synsets, part, count):
-    """The first `count` synsets of a part in the order of their hashes. A definition that several synsets share, in
-    whatever part they are, belongs to none: the same prompt must not stand on two sides."""
-    uses = Counter(s.definition.lower() for s in synsets)
-    pool = [s for s in synsets if part_of(s.name) == part and s.definition and uses[s.definition.lower()] == 1]
-    if len(pool) < count:
-        raise SystemExit(f"make_data: {part}: {len(pool)} usable synsets, {count} needed: is this WordNet 3.0?")
-    return sorted(pool, key=lambda s: hash_of(s.name))[:count]
+    """The first `count` synsets of a part in the order of their hashes. A definition that WordNet's text has anywhere
+    else, even as a phrase in another gloss, is passed over: a held-out prompt must not have been read before."""
+    text = "\n".join(t for s in synsets for t in (s.definition, *s.examples)).lower()
+    pool = sorted((s for s in synsets if part_of(s.name) == part), key=lambda s: hash_of(s.name))
+    chosen = list(islice((s for s in pool if text.count(s.definition.lower()) == 1), count))
+    if len(chosen) < count:
+        raise SystemExit(f"wordnet: {part}: {len(chosen)} usable synsets, {count} needed; is this WordNet 3.0?")
+    return chosen
 
 
 def write_jsonl(path, examples):

@@ -41,11 +41,13 @@ const lod_kernel *lod_kernel_find(lod_op op, lod_isa isa);
 // Runs body(task, i) for i in [0, tasks) on up to `threads` threads, each with the default floating-point environment
 // (round to nearest, denormals kept), which is restored afterwards.
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task);
-unsigned lod_threads(const char **why);
 // The same environment for what a call computes outside lod_parallel, to the end of the enclosing scope.
 uint64_t lod_fp_default(void);
 void lod_fp_restore(const uint64_t *saved);
 #define LOD_DEFAULT_FP __attribute__((cleanup(lod_fp_restore), unused)) const uint64_t saved_fp_ = lod_fp_default()
+
+// --- threads.c ---
+unsigned lod_threads(const char **why);
 
 // --- gradsum.c ---
 // Adds the columns col0 .. col0+cols-1 of leaf number `index` ([rows][ld] as a whole) to a sum; leaf [rows][ldleaf] is

@@ -1,28 +1,20 @@
-// The only file that knows of threads. OpenMP is the default engine; a caller's parallel-for replaces it; without either
-// everything runs on the calling thread. Every task runs under the default floating-point environment, because a host
-// program may have set flush-to-zero or another rounding mode, and results must not depend on that.
-#include <sched.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+// The only file that knows of threads: a pool whose workers claim tasks from a counter. The caller works too, and waits
+// only for tasks that somebody has claimed, so a worker that gets no CPU (a busy host, a quota) delays nobody; a team
+// that must meet at a barrier would. Idle workers watch for the next call for some microseconds, then sleep.
+//
+// Every task runs under the default floating-point environment, because a host program may have set flush-to-zero or
+// another rounding mode, and results must not depend on that.
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 
-#ifdef LODROP_HWLOC
-#include <hwloc.h>
-#endif
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
 #include "dispatch.h"
 
-static lod_parallel_for *host_engine;
-static void *host_context;
-
-void lod_set_parallel_for(lod_parallel_for *engine, void *context) {
-    host_engine = engine;
-    host_context = context;
-}
+enum { SPINS = 2000 }; // looks before sleeping: 20 to 80 microseconds
 
 #if defined(__x86_64__)
 static uint64_t fp_environment(void) {
@@ -62,106 +54,142 @@ void lod_fp_restore(const uint64_t *saved) {
     fp_set_environment(*saved);
 }
 
-typedef struct work {
+// One call of lod_parallel, on its caller's stack.
+typedef struct job {
     void (*body)(void *task, size_t i);
     void *task;
-} work;
+    size_t tasks;
+    atomic_size_t next;   // the first task that nobody has claimed
+    atomic_uint inside;   // workers that may be running one; grows under the lock
+    unsigned seats;       // workers that may still join; under the lock
+    struct job *following;
+} job;
+
+static struct pool {
+    pthread_mutex_t lock;
+    pthread_cond_t posted, left; // a job came; a worker left a job
+    job *jobs;                   // those whose callers still work on them
+    atomic_uint posts;           // counts jobs, for workers that watch without the lock
+    unsigned workers, sleeping;
+} pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .posted = PTHREAD_COND_INITIALIZER, .left = PTHREAD_COND_INITIALIZER};
+
+static void relax(void) {
+#if defined(__x86_64__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
 
 static void run_one(void *context, size_t i) {
-    const work *w = context;
+    const job *j = context;
     LOD_DEFAULT_FP;
-    w->body(w->task, i);
+    j->body(j->task, i);
+}
+
+static void run_tasks(job *j) {
+    for (size_t i; (i = atomic_fetch_add(&j->next, 1)) < j->tasks;) run_one(j, i);
+}
+
+// --- Workers; functions ending in _locked are called with the lock held ---
+
+static job *join_locked(void) {
+    for (job *j = pool.jobs; j; j = j->following) {
+        if (!j->seats) continue;
+        j->seats--;
+        atomic_fetch_add(&j->inside, 1);
+        return j;
+    }
+    return NULL;
+}
+
+// Returns when a job may have come: looks for a while, then sleeps.
+static void await_job_locked(void) {
+    unsigned seen = atomic_load(&pool.posts);
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < SPINS && atomic_load(&pool.posts) == seen; i++) relax();
+    pthread_mutex_lock(&pool.lock);
+    if (atomic_load(&pool.posts) != seen) return;
+    pool.sleeping++;
+    pthread_cond_wait(&pool.posted, &pool.lock);
+    pool.sleeping--;
+}
+
+static void *work(void *unused) {
+    pthread_mutex_lock(&pool.lock);
+    for (;;) {
+        job *j = join_locked();
+        if (!j) {
+            await_job_locked();
+            continue;
+        }
+        pthread_mutex_unlock(&pool.lock);
+        run_tasks(j);
+        pthread_mutex_lock(&pool.lock);
+        atomic_fetch_sub(&j->inside, 1); // the last touch: the caller may be gone now
+        pthread_cond_broadcast(&pool.left);
+    }
+    return unused;
+}
+
+// Workers take no signals: those are the host's. Fewer workers than wanted only cost time.
+static void hire_locked(unsigned wanted) {
+    sigset_t all, before;
+    pthread_attr_t detached;
+    if (pool.workers >= wanted || pthread_attr_init(&detached) != 0) return;
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    while (pool.workers < wanted && pthread_create(&thread, &detached, work, NULL) == 0) pool.workers++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&detached);
+}
+
+// --- Callers ---
+
+static void post(job *j) {
+    pthread_mutex_lock(&pool.lock);
+    hire_locked(j->seats);
+    j->following = pool.jobs;
+    pool.jobs = j;
+    atomic_fetch_add(&pool.posts, 1);
+    if (pool.sleeping) pthread_cond_broadcast(&pool.posted);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+// Nobody joins any more; returns when nobody is inside.
+static void withdraw(job *j) {
+    pthread_mutex_lock(&pool.lock);
+    job **at = &pool.jobs;
+    while (*at != j) at = &(*at)->following;
+    *at = j->following;
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < SPINS && atomic_load(&j->inside); i++) relax();
+    if (!atomic_load(&j->inside)) return;
+    pthread_mutex_lock(&pool.lock);
+    while (atomic_load(&j->inside)) pthread_cond_wait(&pool.left, &pool.lock);
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static lod_parallel_for *host_engine;
+static void *host_context;
+
+void lod_set_parallel_for(lod_parallel_for *engine, void *context) {
+    host_engine = engine;
+    host_context = context;
 }
 
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task) {
-    work w = {body, task};
-    if (threads > 1 && tasks > 1 && host_engine) {
-        host_engine(host_context, threads, tasks, run_one, &w);
-        return;
+    size_t used = lod_min(threads, tasks);
+    job j = {.body = body, .task = task, .tasks = tasks, .seats = used ? (unsigned)used - 1 : 0};
+    if (used <= 1) {
+        run_tasks(&j);
+    } else if (host_engine) {
+        host_engine(host_context, (unsigned)used, tasks, run_one, &j);
+    } else {
+        post(&j);
+        run_tasks(&j);
+        withdraw(&j);
     }
-#ifdef _OPENMP
-    if (threads > 1 && tasks > 1) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic, 1)
-        for (size_t i = 0; i < tasks; i++) run_one(&w, i);
-        return;
-    }
-#endif
-    for (size_t i = 0; i < tasks; i++) run_one(&w, i);
-}
-
-// --- How many threads ---
-
-static unsigned allowed_cpus(void) {
-#ifdef LODROP_HWLOC
-    hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology) == 0) {
-        int pus = 0;
-        if (hwloc_topology_load(topology) == 0) {
-            // Without HWLOC_TOPOLOGY_FLAG_THISSYSTEM a faked topology stands for the machine; a real one is cut to
-            // the affinity of this process.
-            hwloc_bitmap_t set = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
-            hwloc_bitmap_t bound = hwloc_bitmap_alloc();
-            if (hwloc_topology_is_thissystem(topology) &&
-                hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_PROCESS) == 0) {
-                hwloc_bitmap_and(set, set, bound);
-            }
-            pus = hwloc_bitmap_weight(set);
-            hwloc_bitmap_free(bound);
-            hwloc_bitmap_free(set);
-        }
-        hwloc_topology_destroy(topology);
-        if (pus > 0) return (unsigned)pus;
-    }
-#endif
-    cpu_set_t affinity;
-    if (sched_getaffinity(0, sizeof affinity, &affinity) == 0) return (unsigned)CPU_COUNT(&affinity);
-    long online = sysconf(_SC_NPROCESSORS_ONLN);
-    return online > 0 ? (unsigned)online : 1;
-}
-
-// The CPU quota of one cgroup v2 folder, in CPUs rounded down; 0 if it has none.
-static unsigned quota_of(const char *folder) {
-    char path[4200];
-    long long quota, period;
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", folder);
-    FILE *file = fopen(path, "re");
-    if (!file) return 0;
-    int fields = fscanf(file, "%lld %lld", &quota, &period); // "max 100000" has no number in front: no quota
-    fclose(file);
-    if (fields != 2 || period <= 0 || quota <= 0) return 0;
-    return quota < period ? 1 : (unsigned)(quota / period);
-}
-
-// The smallest quota from this process's cgroup up to the root; 0 if there is none.
-static unsigned cgroup_quota(void) {
-    char line[4096];
-    unsigned smallest = 0;
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    if (!file) return 0;
-    while (fgets(line, sizeof line, file)) {
-        if (strncmp(line, "0::", 3) != 0) continue;
-        line[strcspn(line, "\n")] = 0;
-        char *folder = line + 3;
-        for (;;) {
-            unsigned cpus = quota_of(folder);
-            if (cpus && (!smallest || cpus < smallest)) smallest = cpus;
-            char *slash = strrchr(folder, '/');
-            if (!slash) break;
-            *slash = 0;
-        }
-    }
-    fclose(file);
-    return smallest;
-}
-
-unsigned lod_threads(const char **why) {
-    unsigned cpus = allowed_cpus(), quota = cgroup_quota();
-    bool limited = quota && quota < cpus;
-    if (why) *why = limited ? "the cgroup's CPU quota, rounded down" : "the CPUs this process may run on";
-    unsigned threads = limited ? quota : cpus;
-    return threads ? threads : 1;
-}
-
-unsigned lod_default_threads(void) {
-    return lod_threads(NULL);
 }

@@ -56,7 +56,7 @@ LOD_API unsigned lod_default_threads(void);
 typedef void lod_parallel_for(void *context, unsigned threads, size_t tasks, void (*body)(void *task, size_t i),
                               void *task);
 
-/// Replaces the built-in engine (OpenMP where built with it) for the whole process; NULL restores it. Not to be called
+/// Replaces the built-in pool of threads for the whole process; NULL restores it. Not to be called
 /// while another lodrop call runs.
 LOD_API void lod_set_parallel_for(lod_parallel_for *engine, void *context);
 

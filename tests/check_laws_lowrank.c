@@ -452,6 +452,7 @@ CHECK_ONCE(lowrank_float_environment, 0) {
             }
         }
         outputs plain = run(&l, (manner){0});
+        CHECK_THAT(plain.y[0] != 0 && plain.u[0] != 0); // what comes of a row of denormals
         outputs one = run(&l, (manner){.strange_environment = true});
         same_bits(&l, &one, &plain);
         outputs many = run(&l, (manner){.strange_environment = true, .threads = 3});

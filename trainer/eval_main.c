@@ -85,7 +85,7 @@ static bool run(struct eval_run *r, struct eval_options *o, option_set given, fa
     struct evaluation result;
     const struct lora *lora = *o->adapter ? &r->lora : NULL;
     return load(r, o, options_given(&TABLE, given, "max-length"), f) &&
-           evaluate(&result, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
+           evaluate(&result, EVALUATE_ALL, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
            (!*o->dump_logits ||
             evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, (unsigned)o->threads, f)) &&
            print(&result, o->json, f);

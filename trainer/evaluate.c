@@ -64,11 +64,12 @@ static bool evaluate_sequences(double *sum, size_t *targets, const struct model 
     return done;
 }
 
-bool evaluate(struct evaluation *result, const struct model *model, const struct lora *lora, const struct dataset *data,
-              unsigned threads, fault *f) {
-    *result = (struct evaluation){.examples = data->count, .has_accuracy = data->kind == DATASET_CHOICE};
+bool evaluate(struct evaluation *result, enum evaluation_extent extent, const struct model *model,
+              const struct lora *lora, const struct dataset *data, unsigned threads, fault *f) {
+    bool choices = extent == EVALUATE_ALL && data->kind == DATASET_CHOICE;
+    *result = (struct evaluation){.examples = data->count, .has_accuracy = choices};
     double sum = 0;
-    if (result->has_accuracy) {
+    if (choices) {
         size_t right = 0;
         if (!choices_score(&sum, &result->targets, &right, model, lora, data, threads, f)) {
             return false;

@@ -17,9 +17,12 @@ struct evaluation {
     double accuracy;
 };
 
+// LOSS does not score choices, which takes many times as long: only the right one is run.
+enum evaluation_extent { EVALUATE_LOSS, EVALUATE_ALL };
+
 // lora: NULL, or an adapter, which is applied without dropout. Of choices, the loss is that of the right one.
-bool evaluate(struct evaluation *result, const struct model *model, const struct lora *lora, const struct dataset *data,
-              unsigned threads, fault *f);
+bool evaluate(struct evaluation *result, enum evaluation_extent extent, const struct model *model,
+              const struct lora *lora, const struct dataset *data, unsigned threads, fault *f);
 
 // {"loss", "perplexity", "targets", "metrics": {"accuracy"?}}; NULL: no memory.
 json_t *evaluation_json(const struct evaluation *e);

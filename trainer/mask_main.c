@@ -38,7 +38,6 @@ static const struct option_table TABLE = {
 static bool one_module(enum adapter_module *module, const char *name, fault *f) {
     unsigned set;
     if (!adapter_modules_parse(name, &set, f)) {
-        f->status = FAULT_INPUT;
         return false;
     }
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {

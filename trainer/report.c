@@ -25,7 +25,7 @@ bool report_open(struct report *r, const char *output, const struct history *his
     r->terminal = isatty(STDERR_FILENO);
     r->first_step = history->count;
     r->total_steps = total_steps;
-    r->last_line = report_clock();
+    r->started = r->last_line = report_clock();
     if (!file_path(r->path, output, "metrics.jsonl", f) || !history_write(history, r->path, f)) {
         return false;
     }
@@ -153,7 +153,7 @@ bool report_summary(const struct report *r, const char *output, const struct sum
         return false;
     }
     snprintf(sleef, sizeof sleef, "%d.%d.%d", SLEEF_VERSION_MAJOR, SLEEF_VERSION_MINOR, SLEEF_VERSION_PATCHLEVEL);
-    json_t *root = json_pack("{s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second",
+    json_t *root = json_pack("{s:f, s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second",
                              report_tokens_per_second(r), "peak_rss_bytes", (json_int_t)peak_memory(), "steps",
                              (json_int_t)s->steps, "train_loss", s->train_loss, "eval",
                              s->eval ? evaluation_json(s->eval) : json_null(), "seed", (json_int_t)s->seed, "isa", isa,

@@ -14,7 +14,8 @@ struct report {
     FILE *metrics;
     bool terminal;    // the progress line is rewritten in place
     bool line_open;   // on a terminal: a progress line stands there
-    double last_line; // seconds, when progress was last printed
+    double started;   // seconds, when the run began in this process
+    double last_line; // when progress was last printed
     uint64_t tokens;  // trained on in this process
     double seconds;   // spent on that
     uint64_t first_step, total_steps;

@@ -115,7 +115,8 @@ static bool evaluate_held_out(struct training *t, struct step_metrics *m, fault 
     if (!due || !t->held_out.count) {
         return true;
     }
-    if (!evaluate(&t->evaluated, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f)) {
+    enum evaluation_extent extent = t->step == t->schedule.total ? EVALUATE_ALL : EVALUATE_LOSS;
+    if (!evaluate(&t->evaluated, extent, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f)) {
         return false;
     }
     m->eval_loss = t->evaluated.loss;

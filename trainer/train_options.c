@@ -205,11 +205,8 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
         return fault_set(f, FAULT_INPUT, program, "--init-b", "'%s' is not zero or random", o->init_b);
     }
     *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
-    if (!adapter_modules_parse(o->target_modules, &config->modules, f)) {
-        f->status = FAULT_INPUT;
-        return false;
-    }
-    if (*from && !adapter_read_config(config, from, f)) {
+    if (!adapter_modules_parse(o->target_modules, &config->modules, f) ||
+        (*from && !adapter_read_config(config, from, f))) {
         return false;
     }
     config->dropout = o->lora_dropout;

@@ -42,6 +42,12 @@ class Run:
             done = self.train(output)
         return told(done) if done.returncode else ""
 
+    def half_written(self, output):
+        """Files of an adapter that have their names but not their contents."""
+        names = ["adapter_config.json", "adapter_model.safetensors", "lodrop.json"]
+        return [name for name in names
+                if (output / name).exists() and (output / name).read_bytes() != (self.peace / name).read_bytes()]
+
     def expect_finished(self, what, output):
         same = (output / "adapter_model.safetensors").exists() and adapter(output) == adapter(self.peace)
         expect(f"{what}: the adapter's bytes", same, sorted(path.name for path in output.iterdir()))
@@ -73,36 +79,42 @@ def kill_once(run, output, delay):
         return ""
 
 
+def kill_and_finish(run, output, rng, whole):
+    """A run that is killed up to five times before it may come to its end. Returns how often, and what went wrong."""
+    kills, complaints = rng.randint(1, 5), []
+    for _ in range(kills):
+        if not is_finished(output):
+            complaints.append(kill_once(run, output, rng.uniform(0.1, 0.8) * whole))
+            complaints += run.half_written(output)
+    complaints.append(run.go_on(output))
+    same = is_finished(output) and adapter(output) == adapter(run.peace) and metrics(output) == metrics(run.peace)
+    complaints.append("" if same and not has_checkpoint(output) else f"finished with other results: {list(output.iterdir())}")
+    return kills, [complaint for complaint in complaints if complaint]
+
+
 def check_random_kills(run, seconds):
-    """As many runs as fit the time, each killed up to five times; most often while it writes, for steps are short."""
+    """As many runs as fit the time; most kills come while a checkpoint is written, for steps are short."""
     begin = time.monotonic()
     must(run.train(FOLDER / "timed", *EACH_STEP))
-    whole, rng, runs, kills = time.monotonic() - begin, random.Random(), 0, 0
+    whole, rng, runs, kills, complaints = time.monotonic() - begin, random.Random(), 0, 0, []
     while time.monotonic() - begin < seconds or runs < 3:
         output = FOLDER / f"killed{runs}"
-        for _ in range(rng.randint(1, 5)):
-            if is_finished(output):
-                break
-            kills += 1
-            complaint = kill_once(run, output, rng.uniform(0.1, 0.8) * whole)
-            expect(f"run {runs} goes on after a kill", not complaint, complaint)
-        complaint = run.go_on(output)
-        expect(f"run {runs} comes to its end", not complaint, complaint)
-        run.expect_finished(f"killed run {runs}", output)
+        times, found = kill_and_finish(run, output, rng, whole)
+        runs, kills, complaints = runs + 1, kills + times, complaints + found
         shutil.rmtree(output)
-        runs += 1
-    print(f"{runs} runs were killed {kills} times")
+    print(f"{runs} runs were killed {kills} times at random")
+    expect("killed at random: all runs come to their ends with the same results", not complaints, "\n".join(complaints))
 
 
 def check_each_call(run):
-    """Killed at the first call that renames or removes, at the second, ... until a run has no more of them."""
+    """Killed at the first call that writes, renames or removes, at the second, ... until a run has no more of them."""
     tracer = ["strace", "-f", "-o", FOLDER / "trace"]
     works = shutil.which("strace") and subprocess.run([*tracer, "true"], capture_output=True).returncode == 0
     if not works:
-        skip("a kill at each call that renames or removes", "strace is not installed or may not trace")
+        skip("a kill at each call that writes, renames or removes", "strace is not installed or may not trace")
         return
     killed = 0
-    for call in ["rename", "renameat", "unlinkat", "rmdir"]:  # some machines lack some of them: hence the question mark
+    for call in ["write", "rename", "renameat", "unlinkat", "rmdir"]:  # some machines lack some of them: hence the question mark
         for count in range(1, 1000):
             output = FOLDER / f"{call}{count}"
             inject = ["-e", f"trace=?{call}", "-e", f"inject=?{call}:signal=KILL:when={count}"]
@@ -110,6 +122,8 @@ def check_each_call(run):
             process.communicate()
             if process.returncode == 0:
                 break
+            half = run.half_written(output)
+            expect(f"killed at {call} {count}: no file is half-written", not half, half)
             complaint = run.go_on(output)
             expect(f"killed at {call} {count}: comes to its end", not complaint, complaint)
             run.expect_finished(f"killed at {call} {count}", output)
@@ -120,7 +134,7 @@ def check_each_call(run):
 # --- What a kill between any two steps of replacing a checkpoint leaves ---
 
 
-def half(folder):
+def lose_half(folder):
     """As if its files were being written or removed."""
     for path in sorted(folder.iterdir())[::2]:
         path.unlink()
@@ -144,7 +158,7 @@ def check_states(run):
         for name, source, whole in folders:
             shutil.copytree(source / "checkpoint", output / name)
             if not whole:
-                half(output / name)
+                lose_half(output / name)
         done = resume(output, *EACH_STEP)
         expect(f"{what}: resumes", done.returncode == 0, told(done))
         run.expect_finished(what, output)

@@ -1,0 +1,85 @@
+#include "small_llama.h"
+
+#include <stdlib.h>
+
+static double *take(small_llama *s, size_t count) {
+    double *x = calloc(count + 1, sizeof *x);
+    if (!x || s->count == sizeof s->memory / sizeof s->memory[0]) {
+        abort();
+    }
+    s->memory[s->count++] = x;
+    return x;
+}
+
+double *small_random(small_llama *s, size_t count, double size) {
+    double *x = take(s, count);
+    for (size_t i = 0; i < count; i++) {
+        uint32_t word;
+        lod_random(s->m.seed, 0, (uint32_t)s->count, (uint32_t)i, 1, &word);
+        x[i] = size * ((double)(word >> 8) * 0x1p-23 - 1);
+    }
+    return x;
+}
+
+static void make_layer(small_llama *s, model_layer_f64 *layer, unsigned modules) {
+    static const size_t n_in[] = {WIDTH, WIDTH, WIDTH, HEADS * HEAD_DIM, WIDTH, WIDTH, MIDDLE};
+    static const size_t n_out[] = {
+        HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM, WIDTH, MIDDLE, MIDDLE, WIDTH};
+    layer->attention_norm = small_random(s, WIDTH, 1);
+    layer->mlp_norm = small_random(s, WIDTH, 1);
+    for (size_t i = 0; i < MODEL_MODULES; i++) {
+        model_linear *l = &layer->linear[i];
+        *l = (model_linear){.n_in = n_in[i], .n_out = n_out[i], .rank = modules >> i & 1 ? RANK : 0};
+        l->w = small_random(s, n_in[i] * n_out[i], 0.5);
+        l->a = small_random(s, l->rank * n_in[i], 0.25), l->bt = small_random(s, l->rank * n_out[i], 0.25);
+        l->da = take(s, l->rank * n_in[i]), l->dbt = take(s, l->rank * n_out[i]);
+    }
+}
+
+static void make_batch(small_llama *s) {
+    static const size_t start[SEGMENTS + 1] = {0, 5, 6, TOKENS};
+    static const uint32_t draw[SEGMENTS] = {7, 8, 9};
+    static const uint32_t row[TARGETS] = {1, 3, 4, 5, 9, 12};
+    uint32_t words[TOKENS + TARGETS];
+    lod_random(s->m.seed, 1, 0, 0, TOKENS + TARGETS, words);
+    for (size_t i = 0, t = 0; t < TOKENS; t++) {
+        i += t == start[i + 1];
+        s->token[t] = words[t] % VOCABULARY;
+        s->position[t] = (uint32_t)(t - start[i]);
+    }
+    for (size_t i = 0; i < TARGETS; i++) {
+        s->target[i] = words[TOKENS + i] % VOCABULARY;
+    }
+    s->batch = (model_batch){.rows = {.count = SEGMENTS, .start = start, .draw = draw},
+                             .token = s->token,
+                             .position = s->position,
+                             .targets = TARGETS,
+                             .row = row,
+                             .target = s->target};
+}
+
+void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p) {
+    *s = (small_llama){.m = {.layers = LAYERS, .width = WIDTH, .heads = HEADS, .kv_heads = KV_HEADS}};
+    model_f64 *m = &s->m;
+    m->head_dim = HEAD_DIM, m->middle = MIDDLE, m->vocabulary = VOCABULARY, m->eps = 0x1p-17, m->layer = s->layers;
+    m->lora_scale = 1.5, m->p = p, m->seed = seed;
+    m->embedding = small_random(s, VOCABULARY * WIDTH, 1), m->head = small_random(s, VOCABULARY * WIDTH, 1);
+    m->final_norm = small_random(s, WIDTH, 1);
+    double *cosine = take(s, TOKENS * HEAD_DIM / 2), *sine = take(s, TOKENS * HEAD_DIM / 2);
+    float tables[2][TOKENS * HEAD_DIM / 2];
+    lod_rope_tables(TOKENS, HEAD_DIM, 10000, tables[0], tables[1]);
+    for (size_t i = 0; i < TOKENS * HEAD_DIM / 2; i++) {
+        cosine[i] = tables[0][i], sine[i] = tables[1][i];
+    }
+    m->cosine = cosine, m->sine = sine;
+    for (size_t layer = 0; layer < LAYERS; layer++) {
+        make_layer(s, &s->layers[layer], modules);
+    }
+    make_batch(s);
+}
+
+void small_llama_free(small_llama *s) {
+    while (s->count > 0) {
+        free(s->memory[--s->count]);
+    }
+}
