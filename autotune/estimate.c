@@ -1,5 +1,6 @@
-// Analytic block sizes (after Low et al., "Analytical Modeling Is Enough for High-Performance BLIS", TOMS 2016): the k
-// block's strip of W (kc x nr) shares L1 with the streaming rows of X, the packed block of X (mc x kc) takes half of L2.
+// Analytic block sizes (after Low et al., "Analytical Modeling Is Enough for High-Performance BLIS", TOMS 2016): the
+// strip of W of a k block (kc x nr) shares L1 with the streaming rows of X, the packed block of X (mc x kc) takes half
+// of L2.
 #include <pthread.h>
 
 #ifdef LODROP_HWLOC

@@ -69,23 +69,24 @@ static void add_layer(const layer_case *c) {
     }
     snprintf(name, sizeof name, "lowrank_%s_f32/%s/%s_t%zu_%s", bench_pass_text(c->work.pass), lod_isa_text(c->isa),
              c->shape.name, c->shape.tokens, adapter);
-    layer_case *kept = malloc(sizeof *kept); // until the process ends
-    if (!kept) abort();
-    *kept = *c;
-    gb_add(name, run_layer, kept);
+    gb_add(name, run_layer, c);
 }
 
 void bench_add_layers(const bench_shape *shapes, size_t count, unsigned threads) {
-    layer_case c = {.threads = threads};
-    if (lod_isa_in_use(&c.isa, NULL, NULL) != LOD_OK) return;
+    enum { WORKS = 3 };
+    static layer_case *cases; // the benchmarks hold on to them
+    lod_isa isa;
+    cases = calloc(count * BENCH_PASSES * WORKS, sizeof *cases);
+    if (!cases || lod_isa_in_use(&isa, NULL, NULL) != LOD_OK) return;
+    layer_case *next = cases;
     for (size_t i = 0; i < count; i++) {
-        c.shape = shapes[i];
-        const bench_work works[] = {{.rank = 0}, {.rank = c.shape.rank}, {.rank = c.shape.rank, .rate = 0.1}};
+        const size_t rank = shapes[i].rank;
+        const bench_work works[WORKS] = {{.rank = 0}, {.rank = rank}, {.rank = rank, .rate = 0.1}};
         for (bench_pass pass = BENCH_FORWARD; pass < BENCH_PASSES; pass++) {
-            for (size_t j = 0; j < sizeof works / sizeof works[0]; j++) {
-                c.work = works[j];
-                c.work.pass = pass;
-                add_layer(&c);
+            for (size_t j = 0; j < WORKS; j++, next++) {
+                *next = (layer_case){.shape = shapes[i], .work = works[j], .isa = isa, .threads = threads};
+                next->work.pass = pass;
+                add_layer(next);
             }
         }
     }

@@ -81,7 +81,8 @@ lod_status lod_mask_dump(uint64_t seed, uint32_t site, uint32_t draw, double p, 
     LOD_TRY(check_range(col0, cols, "cols", err));
     for (size_t i = 0; i < rows; i++) {
         for (size_t j = 0; j < cols; j++) {
-            keep[i * cols + j] = lod_mask_u16(seed, site, draw, (uint32_t)(row0 + i), (uint32_t)(col0 + j)) >= threshold;
+            uint32_t u16 = lod_mask_u16(seed, site, draw, (uint32_t)(row0 + i), (uint32_t)(col0 + j));
+            keep[i * cols + j] = u16 >= threshold;
         }
     }
     return LOD_OK;

@@ -77,7 +77,8 @@ static void rope_part(void *context, size_t i) {
     const lod_rope_args *a = r->args;
     lod_range rows = part_of(r, i);
     KERNEL(rope_f32)(&(lod_rope_kernel_args){
-        .rows = rows.end - rows.begin, .heads = a->heads, .head_dim = a->head_dim, .x = a->x + rows.begin * a->ldx, .ldx = a->ldx,
+        .rows = rows.end - rows.begin, .heads = a->heads, .head_dim = a->head_dim, .x = a->x + rows.begin * a->ldx,
+        .ldx = a->ldx,
         .position = a->position + rows.begin, .cosine = a->cosine, .sine = a->sine, .inverse = a->inverse});
 }
 
@@ -178,6 +179,11 @@ static double power(double base, uint64_t n) {
     return result;
 }
 
+static lod_status check_beta(double beta, const char *field, lod_error *err) {
+    if (beta >= 0 && beta < 1) return LOD_OK;
+    return lod_fail(err, LOD_BAD_ARGUMENT, field, "%g is not in [0, 1)", beta);
+}
+
 static lod_status check_adamw(const lod_plan *plan, const lod_adamw_args *a, lod_error *err) {
     LOD_TRY(lod_plan_check(plan, LOD_PLAN_ROWWISE, err));
     const struct {
@@ -187,8 +193,8 @@ static lod_status check_adamw(const lod_plan *plan, const lod_adamw_args *a, lod
     for (size_t i = 0; i < sizeof needed / sizeof needed[0]; i++) {
         LOD_TRY(lod_check_matrix(needed[i].pointer, 1, 1, needed[i].field, err));
     }
-    if (!(a->beta1 >= 0 && a->beta1 < 1)) return lod_fail(err, LOD_BAD_ARGUMENT, "beta1", "%g is not in [0, 1)", a->beta1);
-    if (!(a->beta2 >= 0 && a->beta2 < 1)) return lod_fail(err, LOD_BAD_ARGUMENT, "beta2", "%g is not in [0, 1)", a->beta2);
+    LOD_TRY(check_beta(a->beta1, "beta1", err));
+    LOD_TRY(check_beta(a->beta2, "beta2", err));
     if (a->step == 0) return lod_fail(err, LOD_BAD_ARGUMENT, "step", "counts from 1");
     return LOD_OK;
 }

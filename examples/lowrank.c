@@ -21,4 +21,5 @@ int main(void) {
         .x = x, .ldx = IN, .y = y, .ldy = OUT};
     if (lod_lowrank_forward(plan, &layer, workspace, &error)) return puts(error.text), 1;
     printf("y[0][0] = %.4f: 4 from W, about 8 from the adapter\n", (double)y[0]);
+    lod_plan_free(plan), free(workspace), free(packed);
 }

@@ -235,7 +235,7 @@ LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_
                                         lod_error *err);
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Attention: O = softmax(scale Q K') V within each segment, grouped-query (query head h reads KV head h / (heads / kv_heads))
+// Attention: O = softmax(scale Q K') V within each segment; grouped-query: head h reads KV head h / (heads / kv_heads)
 
 /// Q [Tq][heads][D], K and V [Tk][kv_heads][D] with leading dimensions per token. Query i of a segment's Tq stands at
 /// position Tk - Tq + i among its Tk keys and, if causal, sees the keys up to its own.

@@ -71,8 +71,8 @@ typedef struct lod_keep_bits_args {
 } lod_keep_bits_args;
 typedef void lod_keep_bits_fn(const lod_keep_bits_args *args);
 
-/// Widens a k block of one panel out of a packed weight W [n_out][n_in], whose layout is [n_in / 16][n_out][16], columns
-/// beyond n_in being zeros:
+/// Widens a k block of one panel out of a packed weight W [n_out][n_in], whose layout is [n_in / 16][n_out][16],
+/// columns beyond n_in being zeros:
 ///
 ///     forward  (transposed):  out[kk][c] = W[16 panel + c][k0 + kk], 0 where 16 panel + c >= n_out
 ///     backward:               out[kk][c] = W[k0 + kk][16 panel + c]

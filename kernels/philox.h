@@ -21,7 +21,13 @@
 #define LOD_PHILOX_ROUNDS 10
 
 // site = domain:2 (highest) | layer:10 | position:6 | instance:6 | head:8 (lowest); positions are lod_position's.
-enum { LOD_SITE_HEAD_BIT = 0, LOD_SITE_INSTANCE_BIT = 8, LOD_SITE_POSITION_BIT = 14, LOD_SITE_LAYER_BIT = 20, LOD_SITE_DOMAIN_BIT = 30 };
+enum {
+    LOD_SITE_HEAD_BIT = 0,
+    LOD_SITE_INSTANCE_BIT = 8,
+    LOD_SITE_POSITION_BIT = 14,
+    LOD_SITE_LAYER_BIT = 20,
+    LOD_SITE_DOMAIN_BIT = 30,
+};
 
 typedef struct lod_philox {
     uint32_t w[4];

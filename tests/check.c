@@ -1,6 +1,7 @@
 // The harness: guarded operands, comparison, signals, and the walk over the table of kernels.
 #include "check.h"
 
+#include <fenv.h>
 #include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -12,7 +13,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum { OPERANDS = 96, DOUBLES = 192, SLOT_BYTES = 1 << 24, GUARD_BYTES = 1 << 16, MARGIN_BYTES = 256, SHARES = 1 << 16 };
+enum {
+    OPERANDS = 96,
+    DOUBLES = 192,
+    SLOT_BYTES = 1 << 24,
+    GUARD_BYTES = 1 << 16,
+    MARGIN_BYTES = 256,
+    SHARES = 1 << 16
+};
 enum { OUTCOME_FAIL = 1, OUTCOME_SKIP };
 static const uint64_t default_seed = 20240312;
 static const uint32_t canary = 0x7fc0dead; // a NaN
@@ -172,7 +180,8 @@ static operand *take_slot(void) {
     }
     operand *o = &now.operands[now.operand_count++];
     if (!o->slot) {
-        uint8_t *map = mmap(NULL, SLOT_BYTES + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        uint8_t *map =
+            mmap(NULL, SLOT_BYTES + 2 * GUARD_BYTES, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (map == MAP_FAILED || mprotect(map + GUARD_BYTES, SLOT_BYTES, PROT_READ | PROT_WRITE)) {
             check_fail("no memory for operands");
         }
@@ -414,6 +423,7 @@ static void run_body(void) {
 
 static bool run_case(void) {
     now.at_start = false;
+    fesetenv(FE_DFL_ENV); // whatever the case before has left
     int outcome = sigsetjmp(now.leave, 1);
     if (outcome == 0) {
         run_body();

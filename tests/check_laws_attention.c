@@ -261,11 +261,12 @@ static void check_head(const head *t) {
     check_near(t->args.dh, dh, dh_bound);
 }
 
-CHECK_ONCE(loss_of_a_head, 0x632c54d3cc6e3f07) {
+CHECK_ONCE(loss_of_a_head, 0x9cad097b7dab2292) {
     static const lod_loss_shape shapes[] = {{.n_in = 1, .vocabulary = 2, .tokens = 1},
                                             {.n_in = 40, .vocabulary = 45, .tokens = 130},
-                                            {.n_in = 33, .vocabulary = 1100, .tokens = 67}};
-    for (size_t i = 0; i < 3; i++) {
+                                            {.n_in = 33, .vocabulary = 1100, .tokens = 67},
+                                            {.n_in = 5, .vocabulary = 7, .tokens = 2100}};
+    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
         head t;
         make_head(&t, shapes[i]);
         run_head(&t, 1, true);

@@ -120,8 +120,41 @@ enum { STRANGE = 0x1f80 | 0x8000 | 0x40 | 2 << 13, MODES = 0xffc0 }; // MXCSR: m
 enum { STRANGE = 1 << 24 | 1 << 22, MODES = 0x07c00000 }; // FPCR: FZ, round up
 #endif
 
-static void run_call(const layer *l, const manner *how, lod_plan *plan, void *workspace, size_t first, size_t last,
-                     const outputs *out, lod_grad_sum *da, lod_grad_sum *dbt) {
+// All that one caller brings to its calls.
+typedef struct caller {
+    const layer *l;
+    manner how;
+    lod_plan *plan;
+    void *workspace;
+    lod_grad_sum da, dbt;
+    outputs out;
+    lod_status status;
+} caller;
+
+static caller new_caller(const layer *l, manner how) {
+    const lod_lowrank_shape *s = &l->shape;
+    lod_lowrank_shape shape = *s;
+    caller c = {.l = l, .how = how};
+    c.out = (outputs){
+        .u = check_floats("u", CHECK_OUT, s->tokens, s->rank, s->rank),
+        .y = check_floats("y", CHECK_OUT, s->tokens, s->n_out, l->args.ldy),
+        .dx = check_floats("dx", CHECK_OUT, s->tokens, s->n_in, l->args.lddx),
+        .da = check_floats("da", CHECK_OUT, s->rank, s->n_in, s->n_in),
+        .dbt = check_floats("dbt", CHECK_OUT, s->rank, s->n_out, s->n_out),
+    };
+    shape.tokens += how.spare_tokens;
+    CHECK_THAT(lod_plan_lowrank(&shape, how.threads ? how.threads : 1, LOD_ESTIMATE, &c.plan, NULL) == LOD_OK);
+    size_t da_size = s->rank * s->n_in, dbt_size = s->rank * s->n_out, bytes = lod_plan_workspace(c.plan);
+    size_t da_bytes = lod_grad_sum_size(da_size, SEGMENTS), dbt_bytes = lod_grad_sum_size(dbt_size, SEGMENTS);
+    c.workspace = check_operand("workspace", CHECK_OUT, 1, 1, bytes, bytes, 64);
+    lod_grad_sum_init(&c.da, da_size, SEGMENTS, check_operand("da levels", CHECK_OUT, 1, 1, da_bytes, da_bytes, 4));
+    lod_grad_sum_init(&c.dbt, dbt_size, SEGMENTS,
+                      check_operand("dbt levels", CHECK_OUT, 1, 1, dbt_bytes, dbt_bytes, 4));
+    return c;
+}
+
+static void call_segments(caller *c, size_t first, size_t last) {
+    const layer *l = c->l;
     size_t t = l->start[first], start[SEGMENTS + 1];
     for (size_t i = first; i <= last; i++) {
         start[i - first] = l->start[i] - t;
@@ -130,56 +163,42 @@ static void run_call(const layer *l, const manner *how, lod_plan *plan, void *wo
     a.rows =
         (lod_rows){.count = last - first, .start = start, .draw = l->draw + first, .instance = l->instance + first};
     a.x += t * a.ldx, a.dy += t * a.lddy;
-    a.u = out->u + t * a.rank, a.y = out->y + t * a.ldy;
-    a.dx = how->without_dx ? NULL : out->dx + t * a.lddx;
-    a.da = how->without_da ? NULL : da;
-    a.dbt = how->without_dbt ? NULL : dbt;
-    CHECK_THAT(lod_lowrank_forward(plan, &a, workspace, NULL) == LOD_OK);
-    CHECK_THAT(lod_lowrank_backward(plan, &a, workspace, NULL) == LOD_OK);
+    a.u = c->out.u + t * a.rank, a.y = c->out.y + t * a.ldy;
+    a.dx = c->how.without_dx ? NULL : c->out.dx + t * a.lddx;
+    a.da = c->how.without_da ? NULL : &c->da;
+    a.dbt = c->how.without_dbt ? NULL : &c->dbt;
+    if (c->status == LOD_OK) {
+        c->status = lod_lowrank_forward(c->plan, &a, c->workspace, NULL);
+    }
+    if (c->status == LOD_OK) {
+        c->status = lod_lowrank_backward(c->plan, &a, c->workspace, NULL);
+    }
 }
 
-static void run_calls(const layer *l, const manner *how, const outputs *out) {
-    lod_lowrank_shape shape = l->shape;
-    shape.tokens += how->spare_tokens;
-    lod_plan *plan;
-    CHECK_THAT(lod_plan_lowrank(&shape, how->threads ? how->threads : 1, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
-    size_t workspace = lod_plan_workspace(plan), da_size = shape.rank * shape.n_in, dbt_size = shape.rank * shape.n_out;
-    size_t da_bytes = lod_grad_sum_size(da_size, SEGMENTS), dbt_bytes = lod_grad_sum_size(dbt_size, SEGMENTS);
-    lod_grad_sum da, dbt;
-    lod_grad_sum_init(&da, da_size, SEGMENTS, check_operand("da levels", CHECK_OUT, 1, 1, da_bytes, da_bytes, 4));
-    lod_grad_sum_init(&dbt, dbt_size, SEGMENTS, check_operand("dbt levels", CHECK_OUT, 1, 1, dbt_bytes, dbt_bytes, 4));
-    void *memory = check_operand("workspace", CHECK_OUT, 1, 1, workspace, workspace, 64);
-    check_before_call();
-    size_t calls = how->calls ? how->calls : 1;
+static void *call_all(void *context) {
+    caller *c = context;
+    size_t calls = c->how.calls ? c->how.calls : 1;
     for (size_t i = 0; i < calls; i++) {
-        run_call(l, how, plan, memory, SEGMENTS * i / calls, SEGMENTS * (i + 1) / calls, out, &da, &dbt);
+        call_segments(c, SEGMENTS * i / calls, SEGMENTS * (i + 1) / calls);
     }
-    lod_grad_sum_finish(&da, out->da);
-    lod_grad_sum_finish(&dbt, out->dbt);
-    check_after_call();
-    lod_plan_free(plan);
+    lod_grad_sum_finish(&c->da, c->out.da);
+    lod_grad_sum_finish(&c->dbt, c->out.dbt);
+    return NULL;
 }
 
 static outputs run(const layer *l, manner how) {
-    const lod_lowrank_shape *s = &l->shape;
-    outputs out = {
-        .u = check_floats("u", CHECK_OUT, s->tokens, s->rank, s->rank),
-        .y = check_floats("y", CHECK_OUT, s->tokens, s->n_out, l->args.ldy),
-        .dx = check_floats("dx", CHECK_OUT, s->tokens, s->n_in, l->args.lddx),
-        .da = check_floats("da", CHECK_OUT, s->rank, s->n_in, s->n_in),
-        .dbt = check_floats("dbt", CHECK_OUT, s->rank, s->n_out, s->n_out),
-    };
-    if (!how.strange_environment) {
-        run_calls(l, &how, &out);
-        return out;
-    }
-    uint32_t before = exchange_environment(STRANGE);
-    run_calls(l, &how, &out);
-    uint32_t after = exchange_environment(before);
-    if ((after & MODES) != (STRANGE & MODES)) {
+    caller c = new_caller(l, how);
+    check_before_call();
+    uint32_t before = how.strange_environment ? exchange_environment(STRANGE) : 0;
+    call_all(&c);
+    uint32_t after = how.strange_environment ? exchange_environment(before) : 0;
+    check_after_call();
+    lod_plan_free(c.plan);
+    CHECK_THAT(c.status == LOD_OK);
+    if (how.strange_environment && (after & MODES) != (STRANGE & MODES)) {
         check_fail("the host's floating-point environment is 0x%x after the calls, it was 0x%x", after, STRANGE);
     }
-    return out;
+    return c.out;
 }
 
 static void same_bits(const layer *l, const outputs *got, const outputs *want) {
@@ -437,6 +456,36 @@ CHECK_ONCE(lowrank_own_parallel_for, 0) {
         lod_set_parallel_for(NULL, NULL);
         CHECK_THAT(tasks > 0);
         same_bits(&l, &own, &one);
+    }
+}
+
+// Plans are shared, workspaces are not: four threads of the host's at once, three workers for each.
+CHECK_ONCE(lowrank_concurrent_callers, 0) {
+    enum { CALLERS = 4, ROUNDS = 5 };
+    for (size_t round = 0; round < ROUNDS; round++) {
+        layer l;
+        make_layer(&l, large, LOD_F32, 0.1);
+        outputs alone = run(&l, (manner){0});
+        caller callers[CALLERS];
+        pthread_t threads[CALLERS];
+        for (size_t i = 0; i < CALLERS; i++) {
+            callers[i] = new_caller(&l, (manner){.threads = 3, .calls = 1 + i});
+        }
+        check_before_call();
+        for (size_t i = 0; i < CALLERS; i++) {
+            lod_plan_free(i ? callers[i].plan : NULL);
+            callers[i].plan = callers[0].plan;
+            CHECK_THAT(pthread_create(&threads[i], NULL, call_all, &callers[i]) == 0);
+        }
+        for (size_t i = 0; i < CALLERS; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        check_after_call();
+        lod_plan_free(callers[0].plan);
+        for (size_t i = 0; i < CALLERS; i++) {
+            CHECK_THAT(callers[i].status == LOD_OK);
+            same_bits(&l, &callers[i].out, &alone);
+        }
     }
 }
 

@@ -19,6 +19,9 @@ if(TARGET lod_trainer)
     endforeach()
 endif()
 
+include(tests/structure/structure.cmake)
+include(tests/programs/programs.cmake)
+
 if(LODROP_FUZZ)
     file(GLOB FUZZ_TARGETS CONFIGURE_DEPENDS tests/fuzz/fuzz_*.c)
     foreach(source ${FUZZ_TARGETS})

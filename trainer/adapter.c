@@ -33,6 +33,10 @@ const char *adapter_module_name(enum adapter_module module) {
     return modules[module].name;
 }
 
+const char *adapter_module_block(enum adapter_module module) {
+    return modules[module].block;
+}
+
 // Adds the module of that name to the set; false: there is none.
 static bool add_module(unsigned *set, const char *name, size_t length) {
     for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
@@ -371,20 +375,24 @@ static bool make_listing(struct listing *list, unsigned r, const struct adapter_
     return true;
 }
 
-static bool write_tensors(const char *folder, unsigned r, const struct adapter_tensors *tensors, size_t count,
-                          fault *f) {
-    char path[FILE_PATH_MAX];
+bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                           const struct tensor_source *extra, fault *f) {
     struct listing list = {0};
-    bool done = file_path(path, folder, TENSOR_FILE, f) && make_listing(&list, r, tensors, count, f) &&
-                safetensors_write(path, list.sources, 2 * count, f);
+    bool done = make_listing(&list, r, tensors, count, f);
+    if (done) {
+        list.sources[2 * count] = extra ? *extra : (struct tensor_source){0};
+        done = safetensors_write(path, list.sources, 2 * count + (extra != NULL), f);
+    }
     free_listing(&list);
     return done;
 }
 
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f) {
+    char path[FILE_PATH_MAX];
     return file_make_folders(folder, f) && write_config(folder, config, f) && write_recipe(folder, recipe, f) &&
-           write_tensors(folder, config->r, tensors, count, f);
+           file_path(path, folder, TENSOR_FILE, f) &&
+           adapter_write_tensors(path, config->r, tensors, count, NULL, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

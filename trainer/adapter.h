@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "fault.h"
+#include "safetensors.h"
 
 // The linear layers of a block that can carry an adapter, in the order of the forward pass.
 enum adapter_module {
@@ -21,7 +22,8 @@ enum adapter_module {
 
 enum { ADAPTER_ALL_MODULES = (1 << ADAPTER_MODULES) - 1, ADAPTER_MAX_RANK = 4096 };
 
-const char *adapter_module_name(enum adapter_module module); // "q_proj"
+const char *adapter_module_name(enum adapter_module module);  // "q_proj"
+const char *adapter_module_block(enum adapter_module module); // "self_attn", the part of a layer it is in
 
 // A list like "q_proj,v_proj", or "all-linear", as a set with bit 1 << module. Faults are of usage.
 bool adapter_modules_parse(const char *list, unsigned *modules, fault *f);
@@ -65,6 +67,10 @@ struct adapter_tensors {
 // Makes the folder and writes the three files, each whole or not at all, adapter_model.safetensors last.
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f);
+
+// Only tensors, named as in a PEFT adapter, into one file; extra: one more, or NULL.
+bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_tensors *tensors, size_t count,
+                           const struct tensor_source *extra, fault *f);
 
 // adapter_config.json. What this trainer does not do (a bias, DoRA, patterns of ranks, ...) is refused by name.
 bool adapter_read_config(struct adapter_config *config, const char *folder, fault *f);

@@ -144,21 +144,26 @@ struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter
     return &l->list[(size_t)layer * in_layer + before];
 }
 
-// The list of modules as files take it; free() returns it.
-static bool list_tensors(struct adapter_tensors **list, const struct lora *l, fault *f) {
+// The list of modules as files take it, with what stands in `values` (laid out as l->value); free() returns it.
+static bool list_tensors(struct adapter_tensors **list, const struct lora *l, float *values, fault *f) {
     struct adapter_tensors *tensors = calloc(l->count ? l->count : 1, sizeof *tensors);
     *list = tensors;
     for (size_t i = 0; tensors && i < l->count; i++) {
         const struct lora_module *m = &l->list[i];
-        tensors[i] = (struct adapter_tensors){
-            .layer = m->layer, .module = m->module, .n_in = m->n_in, .n_out = m->n_out, .a = m->a, .bt = m->bt};
+        tensors[i] = (struct adapter_tensors){.layer = m->layer,
+                                              .module = m->module,
+                                              .n_in = m->n_in,
+                                              .n_out = m->n_out,
+                                              .a = values + (m->a - l->value),
+                                              .bt = values + (m->bt - l->value)};
     }
     return tensors || fault_memory(f, "the list of adapters");
 }
 
 bool lora_read(struct lora *l, const char *folder, fault *f) {
     struct adapter_tensors *tensors;
-    bool done = list_tensors(&tensors, l, f) && adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f);
+    bool done = list_tensors(&tensors, l, l->value, f) &&
+                adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f);
     free(tensors);
     return done;
 }
@@ -166,7 +171,17 @@ bool lora_read(struct lora *l, const char *folder, fault *f) {
 bool lora_write(const struct lora *l, const char *folder, const struct adapter_config *config,
                 const struct adapter_recipe *recipe, fault *f) {
     struct adapter_tensors *tensors;
-    bool done = list_tensors(&tensors, l, f) && adapter_write(folder, config, recipe, tensors, l->count, f);
+    bool done = list_tensors(&tensors, l, l->value, f) && adapter_write(folder, config, recipe, tensors, l->count, f);
+    free(tensors);
+    return done;
+}
+
+bool lora_write_gradient(const struct lora *l, const char *path, double loss, fault *f) {
+    float loss32 = (float)loss;
+    struct tensor_source scalar = {.name = "loss", .data = &loss32};
+    struct adapter_tensors *tensors;
+    bool done = list_tensors(&tensors, l, l->gradient, f) &&
+                adapter_write_tensors(path, (unsigned)l->rank, tensors, l->count, &scalar, f);
     free(tensors);
     return done;
 }

@@ -55,6 +55,9 @@ bool lora_read(struct lora *l, const char *folder, fault *f);
 bool lora_write(const struct lora *l, const char *folder, const struct adapter_config *config,
                 const struct adapter_recipe *recipe, fault *f);
 
+// The gradient and the loss it belongs to as a safetensors file, tensors named as in a PEFT adapter.
+bool lora_write_gradient(const struct lora *l, const char *path, double loss, fault *f);
+
 // Empties the sums into gradient, times factor, and returns the Euclidean norm.
 double lora_finish_gradient(struct lora *l, double factor);
 

@@ -96,7 +96,7 @@ static bool read_layer(struct model *m, struct arena *a, unsigned layer, fault *
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
         size_t n_in, n_out;
         model_linear_shape(&m->config, i, &n_in, &n_out);
-        snprintf(name, sizeof name, "model.layers.%u.%s.%s.weight", layer, i <= ADAPTER_O_PROJ ? "self_attn" : "mlp",
+        snprintf(name, sizeof name, "model.layers.%u.%s.%s.weight", layer, adapter_module_block(i),
                  adapter_module_name(i));
         if (!pack(m, a, name, n_in, n_out, &l->linear[i], f)) {
             return false;

@@ -153,12 +153,19 @@ bool report_summary(const struct report *r, const char *output, const struct sum
         return false;
     }
     snprintf(sleef, sizeof sleef, "%d.%d.%d", SLEEF_VERSION_MAJOR, SLEEF_VERSION_MINOR, SLEEF_VERSION_PATCHLEVEL);
-    json_t *root = json_pack("{s:f, s:f, s:I, s:I, s:f, s:o, s:I, s:s, s:I, s:s, s:I, s:s}", "tokens_per_second",
-                             report_tokens_per_second(r), "peak_rss_bytes", (json_int_t)peak_memory(), "steps",
-                             (json_int_t)s->steps, "train_loss", s->train_loss, "eval",
-                             s->eval ? evaluation_json(s->eval) : json_null(), "seed", (json_int_t)s->seed, "isa", isa,
-                             "threads", (json_int_t)s->threads, "plan", s->plan, "trainable_parameters",
-                             (json_int_t)s->trainable_parameters, "sleef", sleef);
+    json_t *root = json_object();
+    json_object_set_new(root, "tokens_per_second", json_real(report_tokens_per_second(r)));
+    json_object_set_new(root, "seconds", json_real(report_clock() - r->started));
+    json_object_set_new(root, "peak_rss_bytes", json_integer((json_int_t)peak_memory()));
+    json_object_set_new(root, "steps", json_integer((json_int_t)s->steps));
+    json_object_set_new(root, "train_loss", json_real(s->train_loss));
+    json_object_set_new(root, "eval", s->eval ? evaluation_json(s->eval) : json_null());
+    json_object_set_new(root, "seed", json_integer((json_int_t)s->seed));
+    json_object_set_new(root, "isa", json_string(isa));
+    json_object_set_new(root, "threads", json_integer((json_int_t)s->threads));
+    json_object_set_new(root, "plan", json_string(s->plan));
+    json_object_set_new(root, "trainable_parameters", json_integer((json_int_t)s->trainable_parameters));
+    json_object_set_new(root, "sleef", json_string(sleef));
     bool done = root ? json_write_file(root, path, f) : fault_memory(f, path);
     json_decref(root);
     return done;

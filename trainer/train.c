@@ -3,7 +3,6 @@
 #include <math.h>
 #include <signal.h>
 
-#include "gradients.h"
 #include "library.h"
 
 static const double BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
@@ -88,7 +87,7 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
                                .grad_norm = lora_finish_gradient(&t->lora, 1 / (double)v->targets),
                                .eval_loss = -1};
     if (*t->options->dump_gradients && t->step == 0 &&
-        !gradients_write(t->options->dump_gradients, &t->lora, m->loss, f)) {
+        !lora_write_gradient(&t->lora, t->options->dump_gradients, m->loss, f)) {
         return false;
     }
     if (!isfinite(m->loss) || !isfinite(m->grad_norm)) {
