@@ -1,6 +1,6 @@
-// Analytic block sizes (after Low et al., "Analytical Modeling Is Enough for High-Performance BLIS", TOMS 2016): the
-// strip of W of a k block (kc x nr) shares L1 with the streaming rows of X, the packed block of X (mc x kc) takes half
-// of L2.
+// Analytic block sizes, in the spirit of Low et al., "Analytical Modeling Is Enough for High-Performance BLIS" (TOMS
+// 2016). The deepest k block spares passes over C, and its strip of W still fits L1 for tiles of 16 columns; for wider
+// ones, which read it less often, it streams from L2. The block of X fills L2: W is read once for each.
 #include <pthread.h>
 
 #ifdef LODROP_HWLOC
@@ -48,23 +48,14 @@ static size_t at_most(size_t value, size_t ceiling) {
     return value > ceiling ? ceiling : value;
 }
 
-// A tall tile reads its strip of W seldom enough to stream it from L2 at full depth; a low one needs it in L1.
-static size_t depth_of_block(const lod_kernel *tile, size_t l1d) {
-    enum { TALL = 8 };
-    if (tile->mr >= TALL) return LOD_KC_MAX;
-    size_t kc = l1d / 2 / (tile->nr * sizeof(float)) / LOD_PANEL * LOD_PANEL;
-    return at_most(at_least(kc, 128), LOD_KC_MAX);
-}
-
 // `count` cut into equal blocks of at most `block`, rounded up to `unit`, rather than whole ones and a short last one.
 static size_t even_blocks(size_t count, size_t block, size_t unit) {
     return lod_round_up(lod_div_up(count, lod_div_up(count, block)), unit);
 }
 
 lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t depth) {
-    lod_caches size = lod_cache_sizes();
-    size_t kc = even_blocks(depth, depth_of_block(tile, size.l1d), LOD_PANEL);
-    size_t mc = at_most(at_least(size.l2 / 2 / (kc * sizeof(float)), 64), 1024);
+    size_t kc = even_blocks(depth, LOD_KC_MAX, LOD_PANEL);
+    size_t mc = at_most(at_least(lod_cache_sizes().l2 / (kc * sizeof(float)), 64), 1024);
     return (lod_blocks){.mc = even_blocks(tokens, mc, tile->mr), .kc = kc};
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the demo's task: a WordNet gloss is the prompt, its lexicographer class (noun.food, verb.motion, ...) the answer.
+"""Writes the demo's task: a WordNet gloss is the prompt, its lexicographer class (noun.food, ...) the answer.
 
     make_data.py OUTPUT [WORDNET]       WORDNET: folder with data.noun, data.verb, ... (default /usr/share/wordnet)
 

@@ -3,8 +3,8 @@
 
     torchrun --nproc-per-node 2 pretrain.py OUTPUT [--wordnet FOLDER] [--epochs N] [--seed N]
 
-Needs torch, transformers, safetensors, sentencepiece and numpy. OUTPUT gets config.json, model.safetensors (bfloat16) and
-tokenizer.model. The script was run once; its output is demo/base.
+Needs torch, transformers, safetensors, sentencepiece and numpy. OUTPUT gets config.json, model.safetensors (bfloat16)
+and tokenizer.model. The script was run once; its output is demo/base.
 
 Only synsets that make_data.part_of calls 'text' are read: neither tokenizer nor model sees a gloss of the task, be it
 held out or trained on. No line tells a synset's class. A synset gives one line an epoch, drawn among

@@ -52,11 +52,12 @@ static double bound_forward(const lod_attention_fwd_f64_args *a, double *bound) 
         sum_error += w * w_error;
         for (size_t d = 0; d < n; d++) {
             numerator[d] += w * fabs(a->v[j * n + d]) * (w_error + check_gamma((double)a->keys));
+            numerator[d] += tiny * (fabs(a->v[j * n + d]) + 1); // underflow of w and of its product
         }
     }
     sum_error = sum_error / sum + lanes_error(a->keys);
     for (size_t d = 0; d < n && a->keys; d++) {
-        bound[d] = numerator[d] / sum + fabs(a->o[d]) * (sum_error + check_gamma(1));
+        bound[d] = numerator[d] / sum + fabs(a->o[d]) * (sum_error + check_gamma(1)) + tiny;
     }
     // lse: log within 1 ulp, the sum's rounding; m cancels between m and l but for the sum's own rounding
     return a->keys ? sum_error + 2 * CHECK_U * fabs(log(sum)) + CHECK_U * (fabs(*a->lse) + sum_error) : 0;

@@ -1,9 +1,11 @@
 #!/usr/bin/env -S python3 -B
-"""Bad input of every kind gets one line with file, field and reason, its exit status, and leaves nothing half-written."""
+"""Bad input of every kind gets one line with file, field and reason and its exit status, and leaves nothing behind."""
 import json
 import shutil
 
-from harness import *
+from harness import (PIECES, enter_mount_namespace, expect, finish, mount, must, read_safetensors, resume, run,
+                     scratch, simd_isas, skip, told, train, write_choices, write_lines, write_model, write_safetensors,
+                     write_texts)
 
 DAMAGED, USAGE, RESOURCE = 1, 2, 3  # exit statuses
 QUERY, KEY, VALUE = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkv")
@@ -28,8 +30,8 @@ class Case:
     def train(self, *options, **how):
         return train(self.model, self.data, self.output, "--max-steps", 2, *options, **how)
 
-    def evaluate(self, **how):
-        return run("lodrop-eval", "--model", self.model, "--data", self.data, **how)
+    def evaluate(self, *options, **how):
+        return run("lodrop-eval", "--model", self.model, "--data", self.data, *options, **how)
 
 
 def expect_refusal(what, done, words, status=DAMAGED, lines=1):
@@ -128,7 +130,8 @@ def choices_with(number, **fields):
 
 FILES = [
     ("truncated weights", in_weights(lambda content: content[:-100]), ["model.safetensors", "data_offsets", "past"]),
-    ("weights cut in the header", in_weights(lambda content: content[:60]), ["model.safetensors", "header", "truncated"]),
+    ("weights cut in the header", in_weights(lambda content: content[:60]),
+     ["model.safetensors", "header", "truncated"]),
     ("empty weights", in_weights(lambda content: b""), ["model.safetensors", "header", "0 bytes"]),
     ("more weights than tensors", in_weights(lambda content: content + bytes(8)), ["model.safetensors", "8 bytes"]),
     ("overlapping tensors", in_header(overlap), ["model.safetensors", KEY, VALUE, "overlap"]),
@@ -168,9 +171,10 @@ FILES = [
     ("line 7 no object", in_line(7, '"the end"'), ["data.jsonl", "line 7", "JSON"]),
     ("line 7 without text", in_line(7, '{"words": "the end"}'), ["data.jsonl", "line 7", "text", "missing"]),
     ("line 7 with a number for text", in_line(7, '{"text": 7}'), ["data.jsonl", "line 7", "text", "string"]),
-    ("line 2 not UTF-8", lambda case: case.data.write_bytes(case.data.read_bytes().replace(b"\n", b'\n{"text": "\xff"}\n')),
-     ["data.jsonl", "line 2", "byte 0xff"]),
-    ("line 7 of another kind", in_line(7, '{"prompt": "a", "completion": "b"}'), ["data.jsonl", "line 7", "completion"]),
+    ("line 1 not UTF-8", lambda case: case.data.write_bytes(b'{"text": "\xff"}\n'),
+     ["data.jsonl", "column", "byte 0xff"]),
+    ("line 7 of another kind", in_line(7, '{"prompt": "a", "completion": "b"}'),
+     ["data.jsonl", "line 7", "completion"]),
     ("prompt without completion", in_line(1, '{"prompt": "a"}'), ["data.jsonl", "line 1", "completion", "missing"]),
     ("label missing", choices_with(3, label=None), ["data.jsonl", "line 3", "label", "missing"]),
     ("label beyond the choices", choices_with(3, label=3), ["data.jsonl", "line 3", "label", "is 3"]),
@@ -237,7 +241,8 @@ def check_required(numbers):
         rest = [word for pair in given.items() if pair[0] != flag for word in pair]
         expect_refusal(f"{flag} left out", run("lodrop-train", *rest), ["lodrop-train", flag, "needed"], USAGE)
         if flag != "--output":
-            expect_refusal(f"{flag} left out, evaluated", run("lodrop-eval", *rest[:2]), ["lodrop-eval", "needed"], USAGE)
+            done = run("lodrop-eval", *rest[:2])
+            expect_refusal(f"{flag} left out, evaluated", done, ["lodrop-eval", flag, "needed"], USAGE)
     expect_no_output("required flags", case.output)
     expect_refusal("--resume alone", run("lodrop-train", "--resume"), ["lodrop-train", "--output", "needed"], USAGE)
     expect_refusal("lodrop-info with a word", run("lodrop-info", "now"), [], USAGE, lines=None)
@@ -266,7 +271,7 @@ def check_adapters(numbers):
     some = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 
     def refused(what, words):
-        expect_refusal(what, run("lodrop-eval", "--model", case.model, "--data", case.data, "--adapter", case.output), words)
+        expect_refusal(what, case.evaluate("--adapter", case.output), words)
         again = case.folder / "again"
         expect_refusal(f"{what}, trained", train(case.model, case.data, again, "--adapter", case.output), words)
         expect_no_output(f"{what}, trained", again)
@@ -330,9 +335,10 @@ def check_places(numbers, mounts):
         return
     case = Case(next(numbers))
     mount(case.output, "ro")
-    expect_refusal("read-only mount", case.train(), ["output", "Read-only file system"], RESOURCE, lines=None)
+    words = ["output", "Read-only file system"]
+    expect_refusal("read-only mount", case.train(), words, RESOURCE, lines=None)
     case.output = case.output / "within"
-    expect_refusal("folder on a read-only mount", case.train(), ["within", "Read-only file system"], RESOURCE, lines=None)
+    expect_refusal("folder on a read-only mount", case.train(), ["within", *words], RESOURCE, lines=None)
     expect_no_output("folder on a read-only mount", case.output)
     check_full_disk(Case(next(numbers)))
 

@@ -53,10 +53,8 @@ def command(program, *arguments, build=BUILD, emulator=()):
 
 
 def environment(isa=None):
-    """The caller's, but for the instruction set: the programs choose it unless one is given. Tests share their cores
-    with others, where a thread that spins while it waits slows all of them many times over."""
+    """The caller's, but for the instruction set: the programs choose it unless one is given."""
     values = {name: value for name, value in os.environ.items() if name != "LODROP_ISA"}
-    values.setdefault("OMP_WAIT_POLICY", "passive")
     return {**values, "LODROP_ISA": isa} if isa else values
 
 

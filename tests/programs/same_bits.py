@@ -6,7 +6,9 @@ split, with and without recompute, stopped and resumed, from every compiler.
 """
 import random
 
-from harness import *
+from harness import (QEMU, adapter, expect, finish, metrics, must, other_builds, qemu_build, resume, scratch,
+                     shared_data, simd_isas, skip_missing_isas, train, write_completions, write_lines, write_model,
+                     write_texts)
 
 STEPS = 30
 METHOD = ["--method", "lora-input-dropout", "--lora-dropout", "0.1", "--target-modules", "all-linear"]
