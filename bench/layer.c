@@ -2,11 +2,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "bench.h"
 
+// On huge pages: on small ones it is chance, for the life of a process, whether blocks collide in the second cache.
+static void *memory_of(size_t bytes) {
+    const size_t huge_page = 2 << 20;
+    void *memory = aligned_alloc(huge_page, lod_round_up(bytes, huge_page));
+    if (memory) madvise(memory, lod_round_up(bytes, huge_page), MADV_HUGEPAGE);
+    return memory;
+}
+
 static float *floats(size_t count) {
-    return aligned_alloc(64, lod_round_up(count * sizeof(float), 64));
+    return memory_of(count * sizeof(float));
 }
 
 // Uniform in [-1, 1): draws of a row each, from the library's generator.
@@ -26,7 +35,7 @@ static float *random_floats(size_t rows, size_t cols, uint32_t site) {
 static bool pack(bench_layer *l, lod_error *err) {
     const bench_shape *s = &l->shape;
     float *w = random_floats(s->n_out, s->n_in, 1);
-    l->packed = aligned_alloc(64, lod_round_up(lod_packed_size(s->n_in, s->n_out, LOD_F32), 64));
+    l->packed = memory_of(lod_packed_size(s->n_in, s->n_out, LOD_F32));
     lod_status status = LOD_NO_MEMORY;
     if (w && l->packed) status = lod_pack_weights(s->n_in, s->n_out, LOD_F32, w, s->n_in, l->packed, err);
     free(w);
@@ -34,7 +43,7 @@ static bool pack(bench_layer *l, lod_error *err) {
 }
 
 static bool make_sum(lod_grad_sum *sum, size_t size) {
-    void *memory = aligned_alloc(64, lod_round_up(lod_grad_sum_size(size, 1), 64));
+    void *memory = memory_of(lod_grad_sum_size(size, 1));
     if (memory) lod_grad_sum_init(sum, size, 1, memory);
     return memory != NULL;
 }
@@ -48,7 +57,7 @@ bool bench_layer_make(bench_layer *layer, const bench_shape *shape, unsigned thr
     if (lod_plan_lowrank(&planned, threads, LOD_ESTIMATE, &l->plan, err) != LOD_OK || !pack(l, err)) {
         return false;
     }
-    l->workspace = aligned_alloc(64, lod_round_up(lod_plan_workspace(l->plan), 64));
+    l->workspace = memory_of(lod_plan_workspace(l->plan));
     l->x = random_floats(s->tokens, s->n_in, 2);
     l->dy = random_floats(s->tokens, s->n_out, 3);
     l->a = random_floats(s->rank, s->n_in, 4);

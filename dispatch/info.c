@@ -90,5 +90,9 @@ int main(int argc, char **argv) {
     } else {
         print_text(&f);
     }
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fputs("lodrop-info: standard output: cannot write\n", stderr);
+        return 3;
+    }
     return EXIT_SUCCESS;
 }

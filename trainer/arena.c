@@ -2,8 +2,9 @@
 
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
-enum { ALIGNMENT = 64 };
+enum { ALIGNMENT = 64, HUGE_PAGE = 2 << 20 };
 
 void *arena_take(struct arena *a, size_t count, size_t item) {
     size_t at = a->used;
@@ -27,10 +28,15 @@ bool memory_take(void **memory, size_t bytes, const char *what, fault *f) {
     if (bytes > SIZE_MAX / 2) {
         return fault_memory(f, what);
     }
-    size_t whole = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    if (posix_memalign(memory, ALIGNMENT, whole ? whole : ALIGNMENT) != 0) {
+    // On small pages it is chance whether the blocks of a product collide in L2.
+    bool huge = bytes >= 2 * (size_t)HUGE_PAGE;
+    size_t alignment = huge ? HUGE_PAGE : ALIGNMENT, whole = (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    if (posix_memalign(memory, alignment, whole ? whole : ALIGNMENT) != 0) {
         *memory = NULL;
         return fault_memory(f, what);
+    }
+    if (huge) {
+        madvise(*memory, whole, MADV_HUGEPAGE);
     }
     return true;
 }

@@ -69,16 +69,16 @@ static bool print(const struct evaluation *e, bool as_json, fault *f) {
         if (e->has_accuracy) {
             printf("accuracy %.4f\n", e->accuracy);
         }
-        return true;
+        return file_flush_output(f);
     }
     json_t *object = evaluation_json(e);
-    if (!object || json_dumpf(object, stdout, JSON_REAL_PRECISION(9)) != 0) {
-        json_decref(object);
+    if (!object) {
         return fault_memory(f, "the result");
     }
+    json_dumpf(object, stdout, JSON_REAL_PRECISION(9));
     json_decref(object);
     putchar('\n');
-    return true;
+    return file_flush_output(f);
 }
 
 static bool run(struct eval_run *r, struct eval_options *o, option_set given, fault *f) {

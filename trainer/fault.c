@@ -55,7 +55,6 @@ bool fault_system(fault *f, const char *file, const char *action, int error) {
     case ENOSPC:
     case EDQUOT:
     case EFBIG:
-    case EROFS:
     case EIO:
     case ENOMEM:
     case EMFILE:

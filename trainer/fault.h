@@ -10,7 +10,7 @@ enum { FAULT_INPUT = 1, FAULT_USAGE = 2, FAULT_RESOURCE = 3 }; // exit statuses;
 
 typedef struct fault {
     int status;
-    char text[512]; // cut when longer, control characters replaced: always one line
+    char text[4608]; // the longest path and a reason; cut when longer, control characters replaced: always one line
 } fault;
 
 // Formats "file: field: reason" (file and field may be NULL) and returns false, for `return fault_set(...)`.

@@ -73,6 +73,12 @@ bool file_path(char out[FILE_PATH_MAX], const char *folder, const char *name, fa
     return true;
 }
 
+bool file_flush_output(fault *f) {
+    // A write that failed before leaves its mark on the stream, not in errno.
+    return (fflush(stdout) == 0 && !ferror(stdout)) ||
+           fault_set(f, FAULT_RESOURCE, "standard output", NULL, "cannot write");
+}
+
 static bool make_folder(const char *path, fault *f) {
     if (mkdir(path, 0777) == 0 || (errno == EEXIST && file_is_folder(path))) {
         return true;
@@ -106,8 +112,7 @@ bool file_writer_open(struct file_writer *w, const char *path, fault *f) {
     w->descriptor = -1;
     w->filled = 0;
     w->buffer = NULL;
-    char suffix[32];
-    snprintf(suffix, sizeof suffix, ".tmp-%ld", (long)getpid());
+    static const char suffix[] = ".tmp";
     if (!file_path(w->path, NULL, path, f)) {
         return false;
     }
@@ -119,7 +124,7 @@ bool file_writer_open(struct file_writer *w, const char *path, fault *f) {
     if (!w->buffer) {
         return fault_memory(f, path);
     }
-    // A leftover of this name is of a killed process that had the same number.
+    // A leftover of this name is of a run that was killed.
     unlink(w->temporary);
     w->descriptor = open(w->temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (w->descriptor < 0) {

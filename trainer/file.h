@@ -23,6 +23,9 @@ bool file_is_folder(const char *path);
 // "folder/name" into out; a folder NULL or empty gives name alone.
 bool file_path(char out[FILE_PATH_MAX], const char *folder, const char *name, fault *f);
 
+// What was printed has reached standard output: a full disk shows only now.
+bool file_flush_output(fault *f);
+
 // Makes a folder and the folders above it; one that exists is fine.
 bool file_make_folders(const char *path, fault *f);
 

@@ -29,8 +29,8 @@ bool model_fit_length(const struct model_config *c, int64_t *max_length, bool as
         return true;
     }
     if (asked) {
-        return fault_set(f, FAULT_INPUT, NULL, "--max-length", "is %lld, but the model has %u positions",
-                         (long long)*max_length, c->max_positions);
+        return fault_set(f, FAULT_INPUT, "config.json", "max_position_embeddings",
+                         "is %u, fewer than --max-length %lld", c->max_positions, (long long)*max_length);
     }
     *max_length = c->max_positions;
     return true;

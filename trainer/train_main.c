@@ -13,10 +13,13 @@ static bool print_config(const struct train_options *o, const char *checkpoint, 
         return false;
     }
     json_t *object = train_options_json(o, &config, &recipe);
-    bool done = object && json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15)) == 0;
+    if (!object) {
+        return fault_memory(f, "the configuration");
+    }
+    json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     json_decref(object);
     putchar('\n');
-    return done || fault_memory(f, "the configuration");
+    return file_flush_output(f);
 }
 
 static void print_start(struct training *t) {

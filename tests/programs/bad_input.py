@@ -2,10 +2,11 @@
 """Bad input of every kind gets one line with file, field and reason and its exit status, and leaves nothing behind."""
 import json
 import shutil
+import subprocess
 
-from harness import (PIECES, enter_mount_namespace, expect, finish, mount, must, read_safetensors, resume, run,
-                     scratch, simd_isas, skip, told, train, write_choices, write_lines, write_model, write_safetensors,
-                     write_texts)
+from harness import (PIECES, command, enter_mount_namespace, environment, expect, finish, mount, must,
+                     read_safetensors, resume, run, scratch, simd_isas, skip, told, train, write_choices, write_lines,
+                     write_model, write_safetensors, write_texts)
 
 DAMAGED, USAGE, RESOURCE = 1, 2, 3  # exit statuses
 QUERY, KEY, VALUE = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkv")
@@ -217,7 +218,8 @@ OPTIONS = [
     ("unknown schedule", ["--lr-scheduler", "steep"], DAMAGED, ["steep"]),
     ("batch of 0", ["--batch-size", "0"], DAMAGED, ["--batch-size", "is 0"]),
     ("length of 1", ["--max-length", "1"], DAMAGED, ["--max-length", "is 1"]),
-    ("length beyond the model", ["--max-length", "65"], DAMAGED, ["is 65", "--max-length", "64 positions"]),
+    ("length beyond the model", ["--max-length", "65"], DAMAGED,
+     ["config.json", "max_position_embeddings", "is 64", "--max-length 65"]),
     ("unknown flag", ["--lora-rank", "8"], USAGE, ["--lora-rank", "unknown"]),
     ("flag without value", ["--lora-r"], USAGE, ["--lora-r", "value"]),
     ("switch with value", ["--recompute=yes"], USAGE, ["--recompute", "no value"]),
@@ -232,6 +234,13 @@ def check_options(numbers):
     for what, options, status, words in OPTIONS:
         expect_refusal(what, case.train(*options), ["lodrop-train", *words] if words[0][:2] == "--" else words, status)
         expect_no_output(what, case.output)
+
+
+def check_long_path(numbers):
+    """A path of any length leaves room for the reason."""
+    case = Case(next(numbers))
+    case.data = case.folder.joinpath(*["long" * 50] * 4, "nothing.jsonl")
+    expect_refusal("a long path", case.train(), ["nothing.jsonl", "cannot open", "No such file"])
 
 
 def check_required(numbers):
@@ -336,11 +345,21 @@ def check_places(numbers, mounts):
     case = Case(next(numbers))
     mount(case.output, "ro")
     words = ["output", "Read-only file system"]
-    expect_refusal("read-only mount", case.train(), words, RESOURCE, lines=None)
+    expect_refusal("read-only mount", case.train(), words, DAMAGED, lines=None)
     case.output = case.output / "within"
-    expect_refusal("folder on a read-only mount", case.train(), ["within", *words], RESOURCE, lines=None)
+    expect_refusal("folder on a read-only mount", case.train(), ["within", *words], DAMAGED, lines=None)
     expect_no_output("folder on a read-only mount", case.output)
     check_full_disk(Case(next(numbers)))
+
+
+def check_full_output(numbers):
+    """What cannot be printed is no success."""
+    case = Case(next(numbers))
+    evaluate = command("lodrop-eval", "--model", case.model, "--data", case.data)
+    for what in [evaluate, [*evaluate, "--json"], command("lodrop-info"), command("lodrop-info", "--json")]:
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(what, stdout=full, stderr=subprocess.PIPE, text=True, env=environment())
+        expect_refusal(f"full standard output of {what[0]}", done, ["standard output", "cannot write"], RESOURCE)
 
 
 def check_full_disk(case):
@@ -371,9 +390,11 @@ numbers = iter(range(1000))
 check_good(numbers)
 check_files(numbers)
 check_options(numbers)
+check_long_path(numbers)
 check_required(numbers)
 check_isas(numbers)
 check_adapters(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
+check_full_output(numbers)
 finish()

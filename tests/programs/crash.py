@@ -54,6 +54,8 @@ class Run:
         expect(f"{what}: the adapter's bytes", same, sorted(path.name for path in output.iterdir()))
         expect(f"{what}: the metrics", same and metrics(output) == metrics(self.peace))
         expect(f"{what}: no checkpoint is left", not has_checkpoint(output))
+        temporary = [path.name for path in output.glob("*.tmp*")]
+        expect(f"{what}: no temporary file is left", not temporary, temporary)
 
 
 def has_checkpoint(output):
