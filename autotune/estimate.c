@@ -1,6 +1,7 @@
 // Analytic block sizes, in the spirit of Low et al., "Analytical Modeling Is Enough for High-Performance BLIS" (TOMS
-// 2016). The deepest k block spares passes over C, and its strip of W still fits L1 for tiles of 16 columns; for wider
-// ones, which read it less often, it streams from L2. The block of X fills L2: W is read once for each.
+// 2016). The deepest k block spares passes over C, and its strip of W (32 KiB for 16 columns) streams from L1 or L2 fast
+// enough for every tile. The block of X fills L2: W is read once for each. L1 is known for lodrop-info alone.
+#include <errno.h>
 #include <pthread.h>
 
 #ifdef LODROP_HWLOC
@@ -20,6 +21,7 @@ static size_t first_cache(hwloc_topology_t topology, hwloc_obj_type_t type) {
 }
 
 static void read_caches(void) {
+    int saved = errno;
     hwloc_topology_t topology;
     if (hwloc_topology_init(&topology) != 0) return;
     if (hwloc_topology_load(topology) == 0) {
@@ -29,6 +31,7 @@ static void read_caches(void) {
         if (l1d || l2) caches.source = "hwloc";
     }
     hwloc_topology_destroy(topology);
+    errno = saved;
 }
 #else
 static void read_caches(void) {}

@@ -22,6 +22,7 @@ train() {
     shift
     echo
     echo "== $method"
+    rm -rf "$output/$method"
     "$build/lodrop-train" --model "$demo/base" --data "$output/train.jsonl" --eval-data "$output/heldout.jsonl" \
         --output "$output/$method" --method "$method" --target-modules all-linear --lora-r 16 --lora-alpha 32 \
         --learning-rate 3e-3 --batch-size 16 --epochs 5 "$@"

@@ -17,7 +17,7 @@ const char *lod_isa_text(lod_isa isa) {
 
 static uint64_t xcr0(void) {
     uint32_t low, high;
-    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return (uint64_t)high << 32 | low;
 }
 

@@ -5,6 +5,7 @@
 //            blocks, a leaf per segment, straight into the caller's sums.
 #include <string.h>
 
+#include "philox.h"
 #include "product.h"
 
 enum { GROUP_TOKENS = 32, GRAD_COLUMNS = 128 };
@@ -53,7 +54,7 @@ static void draw_masks(const call *c, size_t begin, size_t end) {
         uint32_t instance = rows->instance ? rows->instance[i] : 0;
         kernel->fn.keep_bits(&(lod_keep_bits_args){
             .rows = last - first, .n = c->plan->shape.lowrank.n_in, .row0 = (uint32_t)(first - rows->start[i]),
-            .seed = c->args->dropout.seed, .site = c->args->dropout.site | instance << 8, .draw = rows->draw[i],
+            .seed = c->args->dropout.seed, .site = c->args->dropout.site | instance << LOD_SITE_INSTANCE_BIT, .draw = rows->draw[i],
             .threshold = c->threshold, .bits = c->keep + first * c->ldkeep, .ldbits = c->ldkeep});
     }
 }

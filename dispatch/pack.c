@@ -20,6 +20,8 @@ lod_status lod_pack_weights(size_t n_in, size_t n_out, lod_dtype dtype, const vo
                             lod_error *err) {
     LOD_TRY(lod_check_dtype(dtype, "dtype", err));
     if (ldw < n_in) return lod_fail(err, LOD_BAD_ARGUMENT, "ldw", "%zu is below n_in %zu", ldw, n_in);
+    if (n_in == 0) return lod_fail(err, LOD_BAD_ARGUMENT, "n_in", "is 0");
+    if (n_out == 0) return lod_fail(err, LOD_BAD_ARGUMENT, "n_out", "is 0");
     if (!lod_packed_size(n_in, n_out, dtype)) return lod_fail(err, LOD_BAD_ARGUMENT, "n_in", "the weight is too large");
     if (!w) return lod_fail(err, LOD_BAD_ARGUMENT, "w", "is NULL");
     LOD_TRY(lod_check_aligned(packed, "packed", err));

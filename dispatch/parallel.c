@@ -1,6 +1,7 @@
 // The only file that knows of threads: a pool whose workers claim tasks from a counter. The caller works too, and waits
-// only for tasks that somebody has claimed, so a worker that gets no CPU (a busy host, a quota) delays nobody; a team
-// that must meet at a barrier would. Idle workers watch for the next call for some microseconds, then sleep.
+// only for workers that have joined its call, so one that gets no CPU in time to join (a busy host, a quota) delays
+// nobody; a team that must meet at a barrier would. Idle workers watch for the next call for some microseconds, then
+// sleep. A forked child starts with an empty pool.
 //
 // Every task runs under the default floating-point environment, because a host program may have set flush-to-zero or
 // another rounding mode, and results must not depend on that.
@@ -125,11 +126,31 @@ static void *work(void *unused) {
         }
         pthread_mutex_unlock(&pool.lock);
         run_tasks(j);
+        bool last = atomic_fetch_sub(&j->inside, 1) == 1; // the last touch: the caller may be gone now
         pthread_mutex_lock(&pool.lock);
-        atomic_fetch_sub(&j->inside, 1); // the last touch: the caller may be gone now
-        pthread_cond_broadcast(&pool.left);
+        if (last) pthread_cond_broadcast(&pool.left);
     }
     return unused;
+}
+
+static void lock_before_fork(void) {
+    pthread_mutex_lock(&pool.lock);
+}
+
+static void unlock_in_parent(void) {
+    pthread_mutex_unlock(&pool.lock);
+}
+
+static void reset_in_child(void) {
+    pthread_mutex_init(&pool.lock, NULL);
+    pthread_cond_init(&pool.posted, NULL);
+    pthread_cond_init(&pool.left, NULL);
+    pool.jobs = NULL;
+    pool.workers = pool.sleeping = 0;
+}
+
+static void prepare_for_fork(void) {
+    pthread_atfork(lock_before_fork, unlock_in_parent, reset_in_child);
 }
 
 // Workers take no signals: those are the host's. Fewer workers than wanted only cost time.
@@ -149,6 +170,8 @@ static void hire_locked(unsigned wanted) {
 // --- Callers ---
 
 static void post(job *j) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, prepare_for_fork);
     pthread_mutex_lock(&pool.lock);
     hire_locked(j->seats);
     j->following = pool.jobs;

@@ -1,4 +1,5 @@
 // How many threads a plan gets by default: the CPUs this process may run on, cut to the CPU quota of its cgroup.
+#include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,7 +75,9 @@ static unsigned cgroup_quota(void) {
 }
 
 unsigned lod_threads(const char **why) {
+    int saved = errno;
     unsigned cpus = allowed_cpus(), quota = cgroup_quota();
+    errno = saved;
     bool limited = quota && quota < cpus;
     if (why) *why = limited ? "the cgroup's CPU quota, rounded down" : "the CPUs this process may run on";
     unsigned threads = limited ? quota : cpus;

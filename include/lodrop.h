@@ -2,9 +2,11 @@
 ///
 /// Conventions. Matrices are row-major [rows][columns] float32 with a leading dimension in elements. A batch is a
 /// concatenation of segments (lod_rows); there is no padding. Every call returns a lod_status and can fill a lod_error
-/// (err may be NULL). The library never prints, exits, sets errno, or allocates outside lod_plan_* calls. Plans are
-/// immutable and may be shared between threads; forward and backward calls are reentrant as long as their workspaces
-/// differ. Results are the same bits on AVX2, AVX-512 and NEON, for every number of threads and every plan.
+/// (err may be NULL). The library never prints, exits or sets errno, and allocates in lod_plan_* calls and
+/// lod_default_threads alone, but for its pool of threads at the first parallel call (and but for LODROP_ISA=ref, which
+/// is for tests: it allocates, and aborts without memory). Plans are immutable and may be shared between threads; forward
+/// and backward calls are reentrant as long as their workspaces differ. Results are the same bits on AVX2, AVX-512 and
+/// NEON, for every number of threads and every plan.
 #ifndef LODROP_H
 #define LODROP_H
 
@@ -52,7 +54,7 @@ LOD_API lod_status lod_isa_name(const char **name, lod_error *err);
 LOD_API unsigned lod_default_threads(void);
 
 /// A parallel-for of the caller's: runs body(task, i) for every i in [0, tasks), in any order, on any threads, and
-/// returns when all are done. `threads` is what the plan asked for.
+/// returns when all are done. `threads` is at most the plan's.
 typedef void lod_parallel_for(void *context, unsigned threads, size_t tasks, void (*body)(void *task, size_t i),
                               void *task);
 
@@ -79,7 +81,7 @@ typedef enum lod_pattern { LOD_PATTERN_ELEMENT, LOD_PATTERN_COLUMN, LOD_PATTERN_
 typedef enum lod_compensation { LOD_COMPENSATION_NONE, LOD_COMPENSATION_INVERTED } lod_compensation;
 typedef enum lod_domain { LOD_DOMAIN_TRAIN, LOD_DOMAIN_EVAL, LOD_DOMAIN_INIT, LOD_DOMAIN_SAMPLING } lod_domain;
 
-/// Where in a model a mask (or a random number) belongs; the module (0..7: q, k, v, o, gate, up, down) is added to the
+/// Where in a model a mask (or a random number) belongs; the module (0..6: q, k, v, o, gate, up, down) is added to the
 /// first three.
 typedef enum lod_position {
     LOD_POSITION_LORA_INPUT = 0,
@@ -313,8 +315,9 @@ typedef struct lod_rope_args {
 
 LOD_API lod_status lod_rope(const lod_plan *plan, const lod_rope_args *args, lod_error *err);
 
-/// Fills the tables for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim). Computed in double by
-/// the library's own code, so that every machine has the same tables.
+/// Fills the tables for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim), where exponent,
+/// frequency and angle are rounded to float32, as most models were trained. The functions are SLEEF's reproducible ones
+/// in double, so that every machine has the same tables.
 LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine);
 
 /// SwiGLU (arXiv 2002.05202): y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). backward: dgate and dup from dy.

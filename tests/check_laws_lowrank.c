@@ -1,8 +1,11 @@
 // Laws of the low-rank layer, on the public interface: what it means, and what must not change a bit of it.
+#include <dirent.h>
 #include <fenv.h>
 #include <math.h>
 #include <pthread.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "philox.h"
@@ -457,6 +460,31 @@ CHECK_ONCE(lowrank_own_parallel_for, 0) {
         CHECK_THAT(tasks > 0);
         same_bits(&l, &own, &one);
     }
+}
+
+static size_t threads_of_process(void) {
+    DIR *tasks = opendir("/proc/self/task");
+    size_t count = 0;
+    for (struct dirent *entry; tasks && (entry = readdir(tasks));) count += entry->d_name[0] != '.';
+    if (tasks) closedir(tasks);
+    return count;
+}
+
+// A forked child has none of its parent's threads; it hires its own, and does not wait for theirs.
+CHECK_ONCE(lowrank_after_fork, 0) {
+    layer l;
+    make_layer(&l, large, LOD_F32, 0.1);
+    outputs parent = run(&l, (manner){.threads = 3});
+    pid_t pid = fork();
+    if (pid == 0) {
+        alarm(20);
+        outputs child = run(&l, (manner){.threads = 3});
+        bool same = memcmp(child.y, parent.y, large.tokens * large.n_out * sizeof *child.y) == 0;
+        _exit(same && threads_of_process() == 3 ? 0 : 1);
+    }
+    int status = -1;
+    CHECK_THAT(pid > 0 && waitpid(pid, &status, 0) == pid);
+    CHECK_THAT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
 // Plans are shared, workspaces are not: four threads of the host's at once, three workers for each.

@@ -28,7 +28,7 @@ static uint32_t any_bits(lod_dtype dtype) {
     return 0;
 }
 
-// W [n_out][n_in] packed as [n_in / 32][n_out][32].
+// W [n_out][n_in] packed as [n_in / 16][n_out][16].
 static void *packed(const panel_case *c) {
     size_t size = size_of(c->dtype), panels = (c->n_in + LOD_PANEL - 1) / LOD_PANEL;
     uint8_t *w = check_operand("w", CHECK_IN, size, panels * c->n_out, LOD_PANEL, LOD_PANEL, 64);

@@ -1,5 +1,6 @@
 #include "evaluate.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -80,6 +81,10 @@ bool evaluate(struct evaluation *result, enum evaluation_extent extent, const st
     }
     result->loss = sum / (double)result->targets;
     result->perplexity = number_exp(result->loss);
+    if (!isfinite(result->loss) || !isfinite(result->perplexity)) {
+        return fault_set(f, FAULT_INPUT, "evaluation", "loss", "is %g: the model or the adapter has diverged",
+                         result->loss);
+    }
     return true;
 }
 

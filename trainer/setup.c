@@ -133,7 +133,7 @@ static bool take_memory(struct training *t, fault *f) {
 
 bool training_load(struct training *t, const char *checkpoint, fault *f) {
     struct train_options *o = t->options;
-    bool asked = o->max_length != 512; // the default gives way to a model with fewer positions
+    bool asked = !o->default_length; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
            read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&

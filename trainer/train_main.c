@@ -30,6 +30,10 @@ static void print_start(struct training *t) {
         report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
                     (long long)t->options->max_length);
     }
+    if (t->model.config.attention_dropout > 0) {
+        report_line(&t->report, "the model's own attention_dropout of %g is not applied",
+                    t->model.config.attention_dropout);
+    }
     report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,
                 (unsigned long long)t->schedule.total);
     if (getenv("LODROP_VERBOSE")) {

@@ -144,6 +144,7 @@ static bool read_resumed(struct train_options *o, char checkpoint[FILE_PATH_MAX]
 }
 
 static bool read_fresh(struct train_options *o, option_set given, fault *f) {
+    o->default_length = !options_given(&train_option_table, given, "max-length");
     static const char *const needed[] = {"model", "data", "output", NULL};
     char left[FILE_PATH_MAX];
     if (!options_require(&train_option_table, given, needed, f) || !checkpoint_find(left, o->output, f)) {

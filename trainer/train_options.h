@@ -14,6 +14,7 @@ struct train_options {
     int64_t lora_r, max_length, batch_size, grad_accum, epochs, max_steps, seed, threads, save_steps, stop_after;
     double lora_alpha, lora_dropout, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
     bool use_rslora, recompute, resume, print_config;
+    bool default_length; // max_length was not asked for
 };
 
 extern const struct option_table train_option_table;

@@ -2,8 +2,8 @@
 //
 // Registers: 12 accumulators (6 rows x 2 vectors), 2 vectors of W, 1 broadcast of X: 15 of 16. A k-step costs 2 loads,
 // 6 broadcasts and 12 FMAs: 6 cycles on two FMA units, of which the 8 loads need 4. 12 independent chains cover the
-// FMA's latency of 4 to 5 cycles on two units. One panel is one strip: 16 KiB at k = 256, contiguous, so that it stays
-// in L1 while the rows of X stream by.
+// FMA's latency of 4 to 5 cycles on two units. One panel is one strip, contiguous: 32 KiB at the deepest
+// k = 512, most of it in L1 while the rows of X stream by.
 // The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
 #include <immintrin.h>
 #include <string.h>

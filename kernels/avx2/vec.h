@@ -159,10 +159,6 @@ LOD_INLINE m16 m16_from_bits(uint32_t bits) {
                  _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all, hi), hi))};
 }
 
-LOD_INLINE uint32_t m16_bits(m16 m) {
-    return (uint32_t)_mm256_movemask_ps(m.lo) | (uint32_t)_mm256_movemask_ps(m.hi) << 8;
-}
-
 LOD_INLINE v16 v16_select(m16 m, v16 a, v16 b) {
     return (v16){_mm256_blendv_ps(b.lo, a.lo, m.lo), _mm256_blendv_ps(b.hi, a.hi, m.hi)};
 }

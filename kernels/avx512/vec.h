@@ -135,10 +135,6 @@ LOD_INLINE m16 m16_from_bits(uint32_t bits) {
     return (m16)bits;
 }
 
-LOD_INLINE uint32_t m16_bits(m16 m) {
-    return m;
-}
-
 LOD_INLINE v16 v16_select(m16 m, v16 a, v16 b) {
     return _mm512_mask_blend_ps(m, b, a);
 }

@@ -19,7 +19,6 @@ banned "approximate reciprocals and roots" '_(rsqrt|rcp)[0-9]*_|vrsqrte|vrecpe|\
 banned "multiply-add of unspecified rounding" 'vml[as](q|l)?_' $everywhere
 banned "horizontal intrinsics" '_mm[0-9]*_(mask_)?(reduce|hadd|hsub)_|_mm[0-9]*_dp_|\bvaddvq?_f|\bvpaddq?_f' $everywhere
 banned "dot products that round differently" 'dpbf16|bfdot|bfmla' $everywhere
-banned "OpenMP reductions" 'reduction *\(' kernels dispatch autotune trainer bench
 banned "SLEEF functions that are not reproducible" 'Sleef_(?!finz_)' $simd
 banned "libm where machines must agree" '\b(exp|exp2|expm1|log|log2|log1p|pow|cbrt|hypot|sin|cos|tan|tanh|erf)f? *\(' \
     $simd dispatch autotune trainer
