@@ -1,6 +1,6 @@
 // Analytic block sizes, in the spirit of Low et al., "Analytical Modeling Is Enough for High-Performance BLIS" (TOMS
-// 2016). The deepest k block spares passes over C, and its strip of W (32 KiB for 16 columns) streams from L1 or L2 fast
-// enough for every tile. The block of X fills L2: W is read once for each. L1 is known for lodrop-info alone.
+// 2016). The deepest k block spares passes over C, and its strip of W (32 KiB for 16 columns) streams from L1 or L2
+// fast enough for every tile. The block of X fills L2: W is read once for each. L1 is known for lodrop-info alone.
 #include <errno.h>
 #include <pthread.h>
 

@@ -54,8 +54,9 @@ static void draw_masks(const call *c, size_t begin, size_t end) {
         uint32_t instance = rows->instance ? rows->instance[i] : 0;
         kernel->fn.keep_bits(&(lod_keep_bits_args){
             .rows = last - first, .n = c->plan->shape.lowrank.n_in, .row0 = (uint32_t)(first - rows->start[i]),
-            .seed = c->args->dropout.seed, .site = c->args->dropout.site | instance << LOD_SITE_INSTANCE_BIT, .draw = rows->draw[i],
-            .threshold = c->threshold, .bits = c->keep + first * c->ldkeep, .ldbits = c->ldkeep});
+            .seed = c->args->dropout.seed, .site = c->args->dropout.site | instance << LOD_SITE_INSTANCE_BIT,
+            .draw = rows->draw[i], .threshold = c->threshold, .bits = c->keep + first * c->ldkeep,
+            .ldbits = c->ldkeep});
     }
 }
 

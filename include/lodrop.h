@@ -2,10 +2,10 @@
 ///
 /// Conventions. Matrices are row-major [rows][columns] float32 with a leading dimension in elements. A batch is a
 /// concatenation of segments (lod_rows); there is no padding. Every call returns a lod_status and can fill a lod_error
-/// (err may be NULL). The library never prints, exits or sets errno, and allocates in lod_plan_* calls and
-/// lod_default_threads alone, but for its pool of threads at the first parallel call (and but for LODROP_ISA=ref, which
-/// is for tests: it allocates, and aborts without memory). Plans are immutable and may be shared between threads; forward
-/// and backward calls are reentrant as long as their workspaces differ. Results are the same bits on AVX2, AVX-512 and
+/// (err may be NULL). The library never prints, exits or sets errno. It allocates in lod_plan_* calls and
+/// lod_default_threads, and for its pool of threads at the first parallel call (LODROP_ISA=ref, which is for tests,
+/// allocates everywhere and aborts without memory). Plans are immutable and may be shared between threads; forward and
+/// backward calls are reentrant as long as their workspaces differ. Results are the same bits on AVX2, AVX-512 and
 /// NEON, for every number of threads and every plan.
 #ifndef LODROP_H
 #define LODROP_H
