@@ -473,9 +473,7 @@ static size_t threads_of_process(void) {
 
 // A forked child has none of its parent's threads; it hires its own, and does not wait for theirs.
 CHECK_ONCE(lowrank_after_fork, 0) {
-    if (getenv("LODROP_EMULATED")) {
-        check_skip("LODROP_EMULATED is set: qemu itself does not survive threads in a forked child");
-    }
+    if (getenv("LODROP_EMULATED")) check_skip("LODROP_EMULATED is set: qemu has no threads in a forked child");
     layer l;
     make_layer(&l, large, LOD_F32, 0.1);
     outputs parent = run(&l, (manner){.threads = 3});
