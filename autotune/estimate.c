@@ -21,7 +21,6 @@ static size_t first_cache(hwloc_topology_t topology, hwloc_obj_type_t type) {
 }
 
 static void read_caches(void) {
-    int saved = errno;
     hwloc_topology_t topology;
     if (hwloc_topology_init(&topology) != 0) return;
     if (hwloc_topology_load(topology) == 0) {
@@ -31,7 +30,6 @@ static void read_caches(void) {
         if (l1d || l2) caches.source = "hwloc";
     }
     hwloc_topology_destroy(topology);
-    errno = saved;
 }
 #else
 static void read_caches(void) {}
@@ -39,16 +37,14 @@ static void read_caches(void) {}
 
 lod_caches lod_cache_sizes(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int saved = errno;
     pthread_once(&once, read_caches);
+    errno = saved;
     return caches;
 }
 
 static size_t at_least(size_t value, size_t floor) {
     return value < floor ? floor : value;
-}
-
-static size_t at_most(size_t value, size_t ceiling) {
-    return value > ceiling ? ceiling : value;
 }
 
 // `count` cut into equal blocks of at most `block`, rounded up to `unit`, rather than whole ones and a short last one.
@@ -58,11 +54,11 @@ static size_t even_blocks(size_t count, size_t block, size_t unit) {
 
 lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t depth) {
     size_t kc = even_blocks(depth, LOD_KC_MAX, LOD_PANEL);
-    size_t mc = at_most(at_least(lod_cache_sizes().l2 / (kc * sizeof(float)), 64), 1024);
+    size_t mc = lod_min(at_least(lod_cache_sizes().l2 / (kc * sizeof(float)), 64), 1024);
     return (lod_blocks){.mc = even_blocks(tokens, mc, tile->mr), .kc = kc};
 }
 
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens) {
     const size_t logits = 16 << 20; // bytes held at a time, unless 64 tokens need more
-    return at_most(at_most(at_least(logits / sizeof(float) / vocabulary, 64), 1024), tokens);
+    return lod_min(lod_min(at_least(logits / sizeof(float) / vocabulary, 64), 1024), tokens);
 }

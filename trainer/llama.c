@@ -11,17 +11,23 @@ static size_t token_count(const struct llama_batch *b) {
 
 // --- One operation each, on contiguous tensors ---
 
-static bool norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
+static lod_rmsnorm_args norm_args(const struct llama *l, size_t tokens, const float *x, const float *g, float *rstd) {
     size_t C = l->model->config.hidden_size;
-    lod_rmsnorm_args args = {.tokens = tokens,
-                             .width = C,
-                             .eps = l->model->config.rms_norm_eps,
-                             .x = x,
-                             .ldx = C,
-                             .g = g,
-                             .rstd = rstd,
-                             .y = y,
-                             .ldy = C};
+    return (lod_rmsnorm_args){.tokens = tokens,
+                              .width = C,
+                              .eps = l->model->config.rms_norm_eps,
+                              .x = x,
+                              .ldx = C,
+                              .g = g,
+                              .rstd = rstd,
+                              .ldy = C,
+                              .lddy = C,
+                              .lddx = C};
+}
+
+static bool norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
+    lod_rmsnorm_args args = norm_args(l, tokens, x, g, rstd);
+    args.y = y;
     lod_error err;
     return library_done(lod_rmsnorm_forward(l->rowwise, &args, &err), &err, f);
 }
@@ -29,19 +35,10 @@ static bool norm(struct llama *l, size_t tokens, const float *x, const float *g,
 // dx = add + the gradient of norm at x; dx may be add.
 static bool norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
                           const float *add, float *dx, fault *f) {
-    size_t C = l->model->config.hidden_size;
-    lod_rmsnorm_args args = {.tokens = tokens,
-                             .width = C,
-                             .eps = l->model->config.rms_norm_eps,
-                             .x = x,
-                             .ldx = C,
-                             .g = g,
-                             .rstd = rstd,
-                             .dy = dy,
-                             .lddy = C,
-                             .add = add,
-                             .dx = dx,
-                             .lddx = C};
+    lod_rmsnorm_args args = norm_args(l, tokens, x, g, rstd);
+    args.dy = dy;
+    args.add = add;
+    args.dx = dx;
     lod_error err;
     return library_done(lod_rmsnorm_backward(l->rowwise, &args, &err), &err, f);
 }
