@@ -113,6 +113,7 @@ static lod_status check(const lod_plan *plan, const lod_attention_args *a, const
     LOD_TRY(lod_check_matrix(a->v, a->ldv, s->kv_heads * s->head_dim, "v", err));
     LOD_TRY(lod_check_matrix(a->o, a->ldo, s->heads * s->head_dim, "o", err));
     if (!a->lse) return lod_fail(err, LOD_BAD_ARGUMENT, "lse", "is NULL");
+    if (a->dropout.p > 0) return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "attention has none yet");
     return lod_check_aligned(workspace, "workspace", err);
 }
 

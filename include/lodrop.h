@@ -78,7 +78,12 @@ typedef struct lod_rows {
 // Dropout: the triple position (the operation), pattern, compensation; and the mask contract, version 1
 
 typedef enum lod_pattern { LOD_PATTERN_ELEMENT, LOD_PATTERN_COLUMN, LOD_PATTERN_SPAN } lod_pattern;
-typedef enum lod_compensation { LOD_COMPENSATION_NONE, LOD_COMPENSATION_INVERTED } lod_compensation;
+typedef enum lod_compensation {
+    LOD_COMPENSATION_NONE,
+    LOD_COMPENSATION_INVERTED,            ///< what is kept is multiplied by 1 / (1 - thr/65536)
+    LOD_COMPENSATION_RENORMALISE,         ///< kept attention weights are divided by their sum
+    LOD_COMPENSATION_RENORMALISE_NOGRAD,  ///< the same, but no gradient flows through that sum
+} lod_compensation;
 typedef enum lod_domain { LOD_DOMAIN_TRAIN, LOD_DOMAIN_EVAL, LOD_DOMAIN_INIT, LOD_DOMAIN_SAMPLING } lod_domain;
 
 /// Where in a model a mask (or a random number) belongs; the module (0..6: q, k, v, o, gate, up, down) is added to the
@@ -106,6 +111,7 @@ typedef struct lod_dropout {
     uint64_t seed;
     uint32_t site; ///< from lod_site, head and instance 0: the operation adds them
     uint32_t draw; ///< of masks on weights: the step; masks on activations take it from lod_rows
+    bool per_kv_head; ///< column and span masks of attention: one for each KV head, not for each query head
 } lod_dropout;
 
 /// Packs a site: domain < 4, layer < 1024, position < 64, instance < 64, head < 256.
@@ -143,6 +149,7 @@ typedef struct lod_attention_shape {
     size_t heads, kv_heads; ///< heads is a multiple of kv_heads
     size_t head_dim;        ///< a multiple of 8, at most 256
     size_t keys;            ///< most keys in one segment
+    size_t queries;         ///< most queries in one segment; 0: as many as keys
 } lod_attention_shape;
 
 typedef struct lod_loss_shape {
@@ -239,20 +246,40 @@ LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_
                                         lod_error *err);
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Attention: O = softmax(scale Q K') V within each segment; grouped-query: head h reads KV head h / (heads / kv_heads)
+// Attention: O = softmax(scale Q K') V within each segment; grouped-query: head h reads KV head h / (heads / kv_heads).
+// Online softmax over blocks of keys (FlashAttention-2, arXiv 2307.08691): nothing of the size T x T is ever stored
 
 /// Q [Tq][heads][D], K and V [Tk][kv_heads][D] with leading dimensions per token. Query i of a segment's Tq stands at
-/// position Tk - Tq + i among its Tk keys and, if causal, sees the keys up to its own.
+/// position Tk - Tq + i among its Tk keys and, if causal, sees the keys up to its own. Everything visible must be
+/// finite in K and V.
+///
+/// Dropout, by pattern and compensation, with e_j = exp(scale q k_j) over the visible keys j and m_j their mask:
+///
+///     element, column, span   none                DropKey (arXiv 2208.02646): dropped logits are -inf,
+///                                                 w_j = m_j e_j / sum m e
+///     element, column, span   renormalise         DropAttention (arXiv 1907.11065) with gradient through the
+///                                                 normaliser: DropKey's numbers
+///     element, column, span   renormalise-nograd  DropAttention: the same weights, but their sum S = sum m e / sum e is
+///                                                 a constant: dlogit_j = m_j w_j dw_j - (e_j / sum e) <dO, O>
+///     element                 inverted            attention dropout: w_j = (m_j inv) e_j / sum e
+///
+/// A mask's row is the query's position, its column the key's place in the segment; column and span masks are one key
+/// set a head for all queries, whose dropped keys are skipped: rows of K and V that they drop are not read
+/// (renormalise-nograd: of V only), and the work shrinks with p. Draw and instance come from queries. A query all of
+/// whose visible keys are dropped gives O = 0 and gradients 0.
 typedef struct lod_attention_args {
     lod_rows queries, keys; ///< same count; Tq <= Tk in each segment if causal
     bool causal;
-    double scale; ///< usually 1 / sqrt(D)
+    double scale;        ///< usually 1 / sqrt(D)
+    lod_dropout dropout; ///< of the table above
     const float *q, *k, *v;
     size_t ldq, ldk, ldv;
     float *o; ///< [Tq][heads][D]; forward writes it, backward reads it
     size_t ldo;
-    float *lse; ///< [Tq][heads] log-sum-exp of the scaled logits; forward writes it, backward reads it
-    const float *d_o; ///< gradient of O, laid out with ldo; backward only
+    float *lse;          ///< [Tq][heads] log-sum-exp of the scaled logits that are not dropped (inverted: of all visible
+                         ///< ones), +inf where there is none; forward writes it, backward reads it
+    float *lse_visible;  ///< renormalise-nograd with p > 0 only: [Tq][heads] log-sum-exp of all visible logits
+    const float *d_o;    ///< gradient of O, laid out with ldo; backward only
     float *dq, *dk, *dv; ///< overwritten, laid out with ldq, ldk, ldv; backward only
 } lod_attention_args;
 
