@@ -58,6 +58,12 @@ lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t dep
     return (lod_blocks){.mc = even_blocks(tokens, mc, tile->mr), .kc = kc};
 }
 
+// Whole strips of the tile: a block of Q, of its scores and of a panel of K lie in the first two caches.
+size_t lod_estimate_query_block(const lod_kernel *tile, size_t head_dim) {
+    (void)head_dim;
+    return lod_round_up(64, tile->mr);
+}
+
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens) {
     const size_t logits = 16 << 20; // bytes held at a time, unless 64 tokens need more
     return lod_min(lod_min(at_least(logits / sizeof(float) / vocabulary, 64), 1024), tokens);

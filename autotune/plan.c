@@ -73,6 +73,10 @@ lod_status lod_plan_attention(const lod_attention_shape *shape, unsigned threads
                         LOD_HEAD_DIM_MAX);
     }
     draft.shape.attention = *shape;
+    if (!shape->queries) draft.shape.attention.queries = shape->keys;
+    LOD_TRY(check_dimension(draft.shape.attention.queries, "queries", err));
+    draft.tile = lod_kernel_find(LOD_OP_attention_tile_f32, draft.isa);
+    draft.query_block = lod_estimate_query_block(draft.tile, shape->head_dim);
     draft.workspace = lod_attention_workspace(&draft);
     return finish(&draft, plan, err);
 }
@@ -109,7 +113,10 @@ size_t lod_plan_workspace(const lod_plan *plan) {
 }
 
 void lod_plan_describe(const lod_plan *plan, char *text, size_t size) {
-    if (plan->tile) {
+    if (plan->kind == LOD_PLAN_ATTENTION) {
+        snprintf(text, size, "%s %ux%u queries %zu threads %u", lod_isa_text(plan->isa), plan->tile->mr, plan->tile->nr,
+                 plan->query_block, plan->threads);
+    } else if (plan->tile) {
         snprintf(text, size, "%s %ux%u mc %zu kc %zu threads %u", lod_isa_text(plan->isa), plan->tile->mr,
                  plan->tile->nr, plan->blocks.mc, plan->blocks.kc, plan->threads);
     } else {

@@ -20,8 +20,9 @@ struct lod_plan {
         lod_attention_shape attention;
         lod_loss_shape loss;
     } shape;
-    const lod_kernel *tile; // lowrank and loss
+    const lod_kernel *tile; // but for rowwise
     lod_blocks blocks;      // lowrank and loss
+    size_t query_block;     // attention: queries worked on at a time
     size_t chunk;           // loss: tokens whose logits are held at a time
     size_t workspace;       // bytes
 };
@@ -33,6 +34,7 @@ typedef struct lod_caches {
 } lod_caches;
 lod_caches lod_cache_sizes(void);
 lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t depth);
+size_t lod_estimate_query_block(const lod_kernel *tile, size_t head_dim);
 // Tokens whose logits the loss holds at a time.
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens);
 

@@ -41,6 +41,9 @@ const lod_kernel *lod_kernel_find(lod_op op, lod_isa isa);
 // Runs body(task, i) for i in [0, tasks) on up to `threads` threads, each with the default floating-point environment
 // (round to nearest, denormals kept), which is restored afterwards.
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task);
+// The same, telling each task which of at most `threads` workers runs it: two tasks of one worker never overlap.
+void lod_parallel_workers(unsigned threads, size_t tasks, void (*body)(void *task, size_t worker, size_t i),
+                          void *task);
 // The same environment for what a call computes outside lod_parallel, to the end of the enclosing scope.
 uint64_t lod_fp_default(void);
 void lod_fp_restore(const uint64_t *saved);

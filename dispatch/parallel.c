@@ -216,3 +216,23 @@ void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_
         withdraw(&j);
     }
 }
+
+// --- Tasks that need memory of their own ---
+
+typedef struct worked {
+    void (*body)(void *task, size_t worker, size_t i);
+    void *task;
+    size_t tasks;
+    atomic_size_t next;
+} worked;
+
+static void run_worker(void *context, size_t worker) {
+    worked *w = context;
+    for (size_t i; (i = atomic_fetch_add(&w->next, 1)) < w->tasks;) w->body(w->task, worker, i);
+}
+
+void lod_parallel_workers(unsigned threads, size_t tasks, void (*body)(void *task, size_t worker, size_t i),
+                          void *task) {
+    worked w = {.body = body, .task = task, .tasks = tasks};
+    lod_parallel(threads, lod_min(threads, tasks), run_worker, &w);
+}

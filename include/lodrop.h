@@ -246,7 +246,7 @@ LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_
                                         lod_error *err);
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Attention: O = softmax(scale Q K') V within each segment; grouped-query: head h reads KV head h / (heads / kv_heads).
+// Attention: O = softmax(scale Q K') V within each segment; grouped-query: head h reads KV head h / (heads / kv_heads)
 // Online softmax over blocks of keys (FlashAttention-2, arXiv 2307.08691): nothing of the size T x T is ever stored
 
 /// Q [Tq][heads][D], K and V [Tk][kv_heads][D] with leading dimensions per token. Query i of a segment's Tq stands at
@@ -259,7 +259,7 @@ LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_
 ///                                                 w_j = m_j e_j / sum m e
 ///     element, column, span   renormalise         DropAttention (arXiv 1907.11065) with gradient through the
 ///                                                 normaliser: DropKey's numbers
-///     element, column, span   renormalise-nograd  DropAttention: the same weights, but their sum S = sum m e / sum e is
+///     element, column, span   renormalise-nograd  DropAttention: the same weights, but sum m e / sum e counts as
 ///                                                 a constant: dlogit_j = m_j w_j dw_j - (e_j / sum e) <dO, O>
 ///     element                 inverted            attention dropout: w_j = (m_j inv) e_j / sum e
 ///
@@ -276,7 +276,7 @@ typedef struct lod_attention_args {
     size_t ldq, ldk, ldv;
     float *o; ///< [Tq][heads][D]; forward writes it, backward reads it
     size_t ldo;
-    float *lse;          ///< [Tq][heads] log-sum-exp of the scaled logits that are not dropped (inverted: of all visible
+    float *lse;          ///< [Tq][heads] log-sum-exp of the scaled logits that are kept (inverted: of all visible
                          ///< ones), +inf where there is none; forward writes it, backward reads it
     float *lse_visible;  ///< renormalise-nograd with p > 0 only: [Tq][heads] log-sum-exp of all visible logits
     const float *d_o;    ///< gradient of O, laid out with ldo; backward only

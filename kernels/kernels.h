@@ -22,6 +22,8 @@
 #define LOD_X_LD (LOD_KC_MAX + 16)        // leading dimension of a packed block of X: an odd number of cache lines
 #define LOD_RANK_MAX 1024
 #define LOD_HEAD_DIM_MAX 256
+#define LOD_KEY_BLOCK 128                 // keys of one step of attention's online softmax, counting kept ones
+#define LOD_SCORE_LD (LOD_KEY_BLOCK + 16) // leading dimension of a block of scores: an odd number of cache lines
 
 /// One tile of a low-rank linear layer, forward (C = Y, X = X, W = W', U = U, B = B') and backward (X = dY, W = W,
 /// U = dU, B = A, with the input's mask):
@@ -211,38 +213,134 @@ typedef struct lod_xent_kernel_args {
 } lod_xent_kernel_args;
 typedef void lod_xent_f32_fn(const lod_xent_kernel_args *args);
 
-/// One query against its keys, K and V [keys][head_dim] with leading dimensions:
-///     s[j] = sum16(d: q[d] k[j][d]) * scale;  m = max s;  w[j] = exp(s[j] - m);  l = sum16(j: w[j])
-///     o[d] = (acc = +0; acc = fma(w[j], v[j][d], acc) for j ascending) / l;  lse = m + log(l)
-/// keys = 0: o = 0, lse = +inf.
-typedef struct lod_attention_fwd_kernel_args {
-    size_t head_dim, keys;
-    const float *q, *k, *v;
-    size_t ldk, ldv;
-    float scale;
-    float *o;
-    float *lse;     // one
-    float *scratch; // [keys rounded up to 16], 64-byte aligned
-} lod_attention_fwd_kernel_args;
-typedef void lod_attention_fwd_f32_fn(const lod_attention_fwd_kernel_args *args);
+// Attention, by the query block and the key block. Scores are a block [queries][LOD_SCORE_LD] of logits, then weights.
+// D16 is a head's dimension rounded up to 16: packed rows are that long, padded with zeros.
 
-/// Backward of the same; dk and dv are added to, dq is overwritten:
-///     delta = sum16(d: d_o[d] o[d]);  p[j] = exp(s[j] - lse);  dp[j] = sum16(d: d_o[d] v[j][d])
-///     ds[j] = (p[j] * (dp[j] - delta)) * scale
-///     dq[d] = +0, then fma(ds[j], k[j][d], dq[d]) for j ascending
-///     dk[j][d] = fma(ds[j], q[d], dk[j][d]);  dv[j][d] = fma(p[j], d_o[d], dv[j][d])
-/// keys = 0: dq = 0.
-typedef struct lod_attention_bwd_kernel_args {
-    size_t head_dim, keys;
-    const float *q, *k, *v;
-    size_t ldk, ldv;
+/// One product of attention, any m and k, n a multiple of 16:
+///     acc = first ? +0 : c[i][j];  acc = fma(a[i][k], b[k][j], acc) for k ascending;  c[i][j] = acc
+///
+///     S = Q K'    dP = dO V'     a rows, b panels      [16 keys][D16][16]
+///     O += P V    dQ += dS K     a rows, b packed rows [keys][D16]
+///     dV += P' dO dK += dS' Q    a the columns of P and dS, b packed rows [queries][D16]
+typedef struct lod_attention_tile_args {
+    size_t m, n, k;
+    const float *a; // element [i][k] at a[i * a_row + k * a_depth]
+    size_t a_row, a_depth;
+    const float *b; // row k of the columns 16 j .. 16 j + 15 at b + k * b_depth + j * b_panel, 64-byte aligned
+    size_t b_depth, b_panel;
+    bool first;
+    float *c; // [m][ldc]
+    size_t ldc;
+} lod_attention_tile_args;
+typedef void lod_attention_tile_f32_fn(const lod_attention_tile_args *args);
+
+/// Gathers rows of one head, n = D:  y[i][d] = x[index[i]][d] * scale, +0 for d from n to D16.
+typedef struct lod_attention_pack_args {
+    size_t count, n;
+    const float *x; // [..][ldx]
+    size_t ldx;
+    const uint32_t *index; // [count]; NULL: row i
     float scale;
-    const float *o, *d_o;
-    float lse;
-    float *dq, *dk, *dv; // dk with ldk, dv with ldv
-    float *scratch;      // [2][keys rounded up to 16], 64-byte aligned
-} lod_attention_bwd_kernel_args;
-typedef void lod_attention_bwd_f32_fn(const lod_attention_bwd_kernel_args *args);
+    float *rows;   // [count][D16], or NULL
+    float *panels; // [count / 16, rounded up][D16][16]: panels[i / 16][d][i % 16] = y[i][d], +0 for i from count on;
+                   // or NULL; 64-byte aligned
+    float *probe;  // NULL, or one: NaN if it was, or if any y is not finite; else +0 or -0
+} lod_attention_pack_args;
+typedef void lod_attention_pack_f32_fn(const lod_attention_pack_args *args);
+
+/// The way back:  x[index[i]][d] = (y[i][d] + 0) * scale, d < n. (Adding +0 makes one zero of -0 and +0: which of them
+/// a sum ends on depends on how many weights of zero a tile runs over.)
+typedef struct lod_attention_unpack_args {
+    size_t count, n;
+    const float *rows; // [count][D16]
+    const uint32_t *index;
+    float scale;
+    float *x;
+    size_t ldx;
+} lod_attention_unpack_args;
+typedef void lod_attention_unpack_f32_fn(const lod_attention_unpack_args *args);
+
+/// What a dropout does to the weights of a query (lodrop.h): LOGITS: DropKey, and nothing at all; WEIGHTS: attention
+/// dropout; NOGRAD: DropAttention whose normaliser is a constant.
+typedef enum lod_attention_mode {
+    LOD_ATTENTION_LOGITS,
+    LOD_ATTENTION_WEIGHTS,
+    LOD_ATTENTION_NOGRAD
+} lod_attention_mode;
+
+/// Which of a block's keys a query keeps: all, none, or those of an element mask, drawn for row row0 + i of the query
+/// and the columns 8 group .. 8 group + 127 (philox.h: counters from `group` on).
+typedef enum lod_attention_keep { LOD_KEEP_ALL, LOD_KEEP_NONE, LOD_KEEP_DRAWN } lod_attention_keep;
+typedef struct lod_attention_mask {
+    lod_attention_mode mode;
+    lod_attention_keep keep;
+    uint64_t seed;
+    uint32_t site, draw, threshold, row0, group;
+} lod_attention_mask;
+
+/// One step of the online softmax (FlashAttention-2, arXiv 2307.08691, algorithm 1). Query i sees the first seen[i]
+/// keys of the block and keeps some of them. n, at least every seen[i], rounded up to 16 is the columns written.
+///
+///     counted = WEIGHTS ? seen : seen and kept
+///     M = max(m, s[j] counted);  alpha = exp(m - M);  e[j] = counted ? exp(s[j] - M) : +0
+///     l[j] = fma(l[j], alpha, e[j]) for j < 16, then l[j % 16] = l[j % 16] + e[j] for j ascending
+///     o[d] = o[d] * alpha;  m = M;  s[j] = seen and kept ? e[j] : +0
+///     NOGRAD: dropped_m and dropped_l likewise, counted = seen and not kept (no o, no s)
+///
+/// m starts at -1e30, l and o at +0. exp is v16_exp_softmax (lanes.h). Where nothing is counted nothing changes.
+typedef struct lod_attention_softmax_args {
+    size_t rows, n, head_dim;
+    const uint32_t *seen; // [rows]
+    lod_attention_mask mask;
+    float *s;                    // [rows][LOD_SCORE_LD]
+    float *m, *l;                // [rows], [rows][16]
+    float *dropped_m, *dropped_l; // the same; NOGRAD only
+    float *o;                    // [rows][D16]
+} lod_attention_softmax_args;
+typedef void lod_attention_softmax_f32_fn(const lod_attention_softmax_args *args);
+
+/// The end of a row, l the tree of its lanes (notation of sum16):
+///     l = 0:      o = +0;  lse = +inf
+///     otherwise:  o = (o / l + 0) * inv;  lse = m + log(l)
+///     NOGRAD:     M = max(m, dropped_m);  L = fma(l, exp(m - M), dropped_l * exp(dropped_m - M));
+///                 lse_visible = L = 0 ? +inf : M + log(L)
+typedef struct lod_attention_finish_args {
+    size_t rows, head_dim;
+    const float *m, *l, *dropped_m, *dropped_l; // as in the softmax; the latter two NULL unless NOGRAD
+    float inv;
+    const float *acc; // [rows][D16]
+    float *o;         // [rows][ldo]
+    size_t ldo;
+    float *lse, *lse_visible; // element i at [i * ldlse]; the latter NULL unless NOGRAD
+    size_t ldlse;
+} lod_attention_finish_args;
+typedef void lod_attention_finish_f32_fn(const lod_attention_finish_args *args);
+
+/// delta[i] = sum16(d: d_o[i][d] o[i][d])
+typedef struct lod_attention_delta_args {
+    size_t rows, head_dim;
+    const float *d_o, *o; // [rows][ldo]
+    size_t ldo;
+    float *delta; // [rows]
+} lod_attention_delta_args;
+typedef void lod_attention_delta_f32_fn(const lod_attention_delta_args *args);
+
+/// From the logits s and dp = dO V' of a block to its weights and the gradients of its logits (n, seen as above):
+///     LOGITS:   p = kept ? exp(s - lse) : +0;  ds = kept ? p * (dp - delta) : +0
+///     WEIGHTS:  w = exp(s - lse);  p = kept ? w : +0;  ds = w * ((kept ? dp : +0) - delta)
+///     NOGRAD:   p = kept ? exp(s - lse) : +0;  ds = fnma(exp(s - lse_visible), delta, kept ? p * dp : +0)
+/// and p = ds = +0 for the keys not seen.
+typedef struct lod_attention_grad_args {
+    size_t rows, n;
+    const uint32_t *seen;
+    lod_attention_mask mask;
+    float *s;                       // [rows][LOD_SCORE_LD], becomes p
+    float *dp;                      // [rows][LOD_SCORE_LD], becomes ds
+    const float *lse, *lse_visible; // element i at [i * ldlse]; the latter NOGRAD only
+    size_t ldlse;
+    const float *delta; // [rows]
+} lod_attention_grad_args;
+typedef void lod_attention_grad_f32_fn(const lod_attention_grad_args *args);
 
 // Prototypes, from the list.
 #if defined(__x86_64__)

@@ -1,182 +1,25 @@
-// Laws of attention and of the loss, on the public interface. Attention's loops are held against the kernel called in
-// the order that the bits are defined in; the loss against double.
+// Laws of attention and of the loss, on the public interface.
 #include <math.h>
 #include <string.h>
 
-#include "check.h"
+#include "attention_case.h"
 #include "ref/ref.h"
 
-enum { SEGMENTS = 4 };
+static const lod_dropout no_dropout = {.p = 0};
 
-typedef struct attention {
-    lod_attention_shape shape;
-    lod_attention_args args;
-    size_t query_start[SEGMENTS + 1], key_start[SEGMENTS + 1];
-} attention;
-
-typedef struct outputs {
-    float *o, *lse, *dq, *dk, *dv;
-} outputs;
-
-// Segments with and without a past (fewer queries than keys), one of them empty.
-static void make_attention(attention *t, lod_attention_shape shape, bool causal) {
-    static const size_t queries[SEGMENTS] = {7, 0, 1, 18}, keys[SEGMENTS] = {7, 0, 40, 21};
-    check_shape("heads=%zu kv_heads=%zu head_dim=%zu%s", shape.heads, shape.kv_heads, shape.head_dim,
-                causal ? " causal" : "");
-    *t = (attention){.shape = shape};
-    for (size_t i = 0; i < SEGMENTS; i++) {
-        t->query_start[i + 1] = t->query_start[i] + queries[i];
-        t->key_start[i + 1] = t->key_start[i] + keys[i];
-    }
-    lod_attention_args *a = &t->args;
-    a->queries = (lod_rows){.count = SEGMENTS, .start = t->query_start};
-    a->keys = (lod_rows){.count = SEGMENTS, .start = t->key_start};
-    a->causal = causal, a->scale = 0.4;
-    size_t width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-    a->ldq = width + 3, a->ldk = kv_width + 1, a->ldv = kv_width + 2, a->ldo = width + 4;
-    a->q = check_floats("q", CHECK_IN, t->query_start[SEGMENTS], width, a->ldq);
-    a->k = check_floats("k", CHECK_IN, t->key_start[SEGMENTS], kv_width, a->ldk);
-    a->v = check_floats("v", CHECK_IN, t->key_start[SEGMENTS], kv_width, a->ldv);
-    a->d_o = check_floats("d_o", CHECK_IN, t->query_start[SEGMENTS], width, a->ldo);
-}
-
-static outputs new_outputs(const attention *t) {
-    size_t width = t->shape.heads * t->shape.head_dim, kv_width = t->shape.kv_heads * t->shape.head_dim;
-    size_t queries = t->query_start[SEGMENTS], keys = t->key_start[SEGMENTS];
-    return (outputs){
-        .o = check_floats("o", CHECK_OUT, queries, width, t->args.ldo),
-        .lse = check_floats("lse", CHECK_OUT, queries, t->shape.heads, t->shape.heads),
-        .dq = check_floats("dq", CHECK_OUT, queries, width, t->args.ldq),
-        .dk = check_floats("dk", CHECK_OUT, keys, kv_width, t->args.ldk),
-        .dv = check_floats("dv", CHECK_OUT, keys, kv_width, t->args.ldv),
-    };
-}
-
-// calls: the segments shared out over so many calls.
-static outputs run(const attention *t, unsigned threads, size_t calls) {
-    outputs out = new_outputs(t);
-    lod_plan *plan;
-    CHECK_THAT(lod_plan_attention(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
-    size_t bytes = lod_plan_workspace(plan);
-    void *workspace = check_operand("workspace", CHECK_OUT, 1, 1, bytes, bytes, 64);
-    check_before_call();
-    for (size_t call = 0; call < calls; call++) {
-        size_t first = SEGMENTS * call / calls, last = SEGMENTS * (call + 1) / calls;
-        size_t query = t->query_start[first], key = t->key_start[first];
-        size_t query_start[SEGMENTS + 1], key_start[SEGMENTS + 1];
-        for (size_t i = first; i <= last; i++) {
-            query_start[i - first] = t->query_start[i] - query;
-            key_start[i - first] = t->key_start[i] - key;
+CHECK_ONCE(attention_same_bits, 0x8cbb1e76ba52f08b) {
+    static const lod_attention_shape shapes[] = {{.heads = 1, .kv_heads = 1, .head_dim = 8},
+                                                 {.heads = 8, .kv_heads = 4, .head_dim = 24},
+                                                 {.heads = 6, .kv_heads = 1, .head_dim = 64}};
+    for (size_t i = 0; i < 2 * COUNT(shapes); i++) {
+        attention_case t;
+        attention_case_make(&t, shapes[i / 2], i % 2, no_dropout);
+        attention_outputs one = attention_case_run(&t, 1, 1);
+        for (unsigned threads = 2; threads <= 5; threads++) {
+            attention_outputs many = attention_case_run(&t, threads, threads % 2 ? 1 : t.segments);
+            attention_case_same_bits(&t, &many, &one);
         }
-        lod_attention_args a = t->args;
-        a.queries = (lod_rows){.count = last - first, .start = query_start};
-        a.keys = (lod_rows){.count = last - first, .start = key_start};
-        a.q += query * a.ldq, a.k += key * a.ldk, a.v += key * a.ldv, a.d_o += query * a.ldo;
-        a.o = out.o + query * a.ldo, a.lse = out.lse + query * t->shape.heads;
-        a.dq = out.dq + query * a.ldq, a.dk = out.dk + key * a.ldk, a.dv = out.dv + key * a.ldv;
-        CHECK_THAT(lod_attention_forward(plan, &a, workspace, NULL) == LOD_OK);
-        CHECK_THAT(lod_attention_backward(plan, &a, workspace, NULL) == LOD_OK);
-    }
-    check_after_call();
-    lod_plan_free(plan);
-    return out;
-}
-
-static void clear(float *x, size_t rows, size_t cols, size_t ld) {
-    for (size_t i = 0; i < rows; i++) {
-        memset(x + i * ld, 0, cols * sizeof *x);
-    }
-}
-
-// Query heads ascending, then queries ascending: one query of one head a call.
-static void one_query(const attention *t, const outputs *out, size_t head, size_t segment, size_t query,
-                      float *scratch) {
-    lod_isa isa = LOD_ISA_ref;
-    CHECK_THAT(lod_isa_in_use(&isa, NULL, NULL) == LOD_OK);
-    const lod_attention_args *a = &t->args;
-    size_t d = t->shape.head_dim, kv = head / (t->shape.heads / t->shape.kv_heads), first = t->key_start[segment];
-    size_t keys = t->key_start[segment + 1] - first;
-    keys -= a->causal ? t->query_start[segment + 1] - query - 1 : 0;
-    size_t at = head * d, k = first * a->ldk + kv * d, v = first * a->ldv + kv * d;
-    float *lse = &out->lse[query * t->shape.heads + head];
-    lod_kernel_find(LOD_OP_attention_fwd_f32, isa)
-        ->fn.attention_fwd_f32(&(lod_attention_fwd_kernel_args){
-            .head_dim = d,
-            .keys = keys,
-            .q = a->q + query * a->ldq + at,
-            .k = a->k + k,
-            .v = a->v + v,
-            .ldk = a->ldk,
-            .ldv = a->ldv,
-            .scale = (float)a->scale,
-            .o = out->o + query * a->ldo + at,
-            .lse = lse,
-            .scratch = scratch,
-        });
-    lod_kernel_find(LOD_OP_attention_bwd_f32, isa)
-        ->fn.attention_bwd_f32(&(lod_attention_bwd_kernel_args){
-            .head_dim = d,
-            .keys = keys,
-            .q = a->q + query * a->ldq + at,
-            .k = a->k + k,
-            .v = a->v + v,
-            .ldk = a->ldk,
-            .ldv = a->ldv,
-            .scale = (float)a->scale,
-            .o = out->o + query * a->ldo + at,
-            .d_o = a->d_o + query * a->ldo + at,
-            .lse = *lse,
-            .dq = out->dq + query * a->ldq + at,
-            .dk = out->dk + k,
-            .dv = out->dv + v,
-            .scratch = scratch,
-        });
-}
-
-static outputs by_hand(const attention *t) {
-    outputs out = new_outputs(t);
-    size_t kv_width = t->shape.kv_heads * t->shape.head_dim, padded = 2 * (t->shape.keys + 15) / 16 * 16;
-    clear(out.dk, t->key_start[SEGMENTS], kv_width, t->args.ldk);
-    clear(out.dv, t->key_start[SEGMENTS], kv_width, t->args.ldv);
-    float *scratch = check_operand("scratch", CHECK_OUT, sizeof *scratch, 1, padded, padded, 64);
-    for (size_t head = 0; head < t->shape.heads; head++) {
-        for (size_t i = 0; i < SEGMENTS; i++) {
-            for (size_t query = t->query_start[i]; query < t->query_start[i + 1]; query++) {
-                one_query(t, &out, head, i, query, scratch);
-            }
-        }
-    }
-    return out;
-}
-
-static void same_bits(const attention *t, const outputs *got, const outputs *want) {
-    const lod_attention_args *a = &t->args;
-    size_t queries = t->query_start[SEGMENTS], keys = t->key_start[SEGMENTS];
-    size_t width = t->shape.heads * t->shape.head_dim, kv_width = t->shape.kv_heads * t->shape.head_dim;
-    check_bytes_equal("o", got->o, want->o, ((queries - 1) * a->ldo + width) * sizeof(float));
-    check_bytes_equal("lse", got->lse, want->lse, queries * t->shape.heads * sizeof(float));
-    check_bytes_equal("dq", got->dq, want->dq, ((queries - 1) * a->ldq + width) * sizeof(float));
-    check_bytes_equal("dk", got->dk, want->dk, ((keys - 1) * a->ldk + kv_width) * sizeof(float));
-    check_bytes_equal("dv", got->dv, want->dv, ((keys - 1) * a->ldv + kv_width) * sizeof(float));
-}
-
-CHECK_ONCE(attention_loops, 0x34094ec0482deac3) {
-    static const lod_attention_shape shapes[] = {{.heads = 1, .kv_heads = 1, .head_dim = 8, .keys = 40},
-                                                 {.heads = 8, .kv_heads = 4, .head_dim = 24, .keys = 40},
-                                                 {.heads = 6, .kv_heads = 1, .head_dim = 64, .keys = 41}};
-    for (size_t i = 0; i < 6; i++) {
-        attention t;
-        make_attention(&t, shapes[i / 2], i % 2);
-        outputs want = by_hand(&t), one = run(&t, 1, 1), many = run(&t, 3, 1), more = run(&t, 5, 1);
-        same_bits(&t, &one, &want);
-        same_bits(&t, &many, &want);
-        same_bits(&t, &more, &want);
-        outputs split = run(&t, 2, SEGMENTS);
-        same_bits(&t, &split, &want);
-        check_share(one.o);
-        check_share(one.dq);
-        check_share(one.dk);
-        check_share(one.dv);
+        attention_case_share(&t, &one);
     }
 }
 

@@ -143,6 +143,13 @@ LOD_INLINE v16 v16_max(v16 a, v16 b) {
     return (v16){_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
 
+// a with the low 9 bits of t's representation added to its exponent.
+LOD_INLINE v16 v16_add_exponent(v16 a, v16 t) {
+    __m256i lo = _mm256_add_epi32(_mm256_castps_si256(a.lo), _mm256_slli_epi32(_mm256_castps_si256(t.lo), 23));
+    __m256i hi = _mm256_add_epi32(_mm256_castps_si256(a.hi), _mm256_slli_epi32(_mm256_castps_si256(t.hi), 23));
+    return (v16){_mm256_castsi256_ps(lo), _mm256_castsi256_ps(hi)};
+}
+
 LOD_INLINE v16 v16_exp(v16 a) {
     return (v16){Sleef_finz_expf8_u10avx2(a.lo), Sleef_finz_expf8_u10avx2(a.hi)};
 }

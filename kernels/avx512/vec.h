@@ -123,6 +123,11 @@ LOD_INLINE v16 v16_max(v16 a, v16 b) {
     return _mm512_max_ps(a, b);
 }
 
+// a with the low 9 bits of t's representation added to its exponent.
+LOD_INLINE v16 v16_add_exponent(v16 a, v16 t) {
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+}
+
 LOD_INLINE v16 v16_exp(v16 a) {
     return Sleef_finz_expf16_u10avx512f(a);
 }

@@ -169,6 +169,16 @@ LOD_INLINE v16 v16_fnma(v16 a, v16 b, v16 c) {
     return (v16)LOD_EACH3(vfmsq_f32, c, a, b);
 }
 
+LOD_INLINE float32x4_t v16_add_exponent_quarter(float32x4_t a, float32x4_t t) {
+    uint32x4_t exponent = vshlq_n_u32(vreinterpretq_u32_f32(t), 23);
+    return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(a), exponent));
+}
+
+// a with the low 9 bits of t's representation added to its exponent.
+LOD_INLINE v16 v16_add_exponent(v16 a, v16 t) {
+    return (v16)LOD_EACH2(v16_add_exponent_quarter, a, t);
+}
+
 LOD_INLINE v16 v16_exp(v16 a) {
     return (v16)LOD_EACH1(Sleef_finz_expf4_u10advsimd, a);
 }

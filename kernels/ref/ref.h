@@ -151,15 +151,19 @@ typedef struct lod_xent_f64_args {
 } lod_xent_f64_args;
 void lod_xent_f64(const lod_xent_f64_args *args);
 
-// --- attention.c: one query against its keys ---
+// --- attention.c: one query against its visible keys, whole; lodrop.h is the contract ---
 typedef struct lod_attention_fwd_f64_args {
     size_t head_dim, keys;
     const double *q, *k, *v; // [head_dim], [keys][ldk], [keys][ldv]
     size_t ldk, ldv;
     double scale;
-    double *o;       // [head_dim]
-    double *lse;     // one
-    double *scratch; // [keys]
+    const uint8_t *keep; // [keys] 1 or 0; NULL: nothing is dropped
+    lod_compensation compensation;
+    double inv;       // of INVERTED
+    double *o;        // [head_dim]
+    double *lse;      // one
+    double *lse_visible; // one, RENORMALISE_NOGRAD only
+    double *scratch;  // [keys]
 } lod_attention_fwd_f64_args;
 void lod_attention_fwd_f64(const lod_attention_fwd_f64_args *args);
 
@@ -168,10 +172,57 @@ typedef struct lod_attention_bwd_f64_args {
     const double *q, *k, *v;
     size_t ldk, ldv;
     double scale;
+    const uint8_t *keep;
+    lod_compensation compensation;
+    double inv;
     const double *o, *d_o; // [head_dim]
-    double lse;
+    double lse, lse_visible;
     double *dq, *dk, *dv; // [head_dim] overwritten, [keys][ldk] and [keys][ldv] added to
 } lod_attention_bwd_f64_args;
 void lod_attention_bwd_f64(const lod_attention_bwd_f64_args *args);
+
+// --- attention_steps.c: the contracts of kernels.h, in the same notation; keep [rows][LOD_KEY_BLOCK] 1 or 0 ---
+typedef struct lod_attention_tile_f64_args {
+    size_t m, n, k;
+    const double *a; // [i][k] at a[i * a_row + k * a_depth]
+    size_t a_row, a_depth;
+    const double *b; // [k][j] at b[k * b_depth + j]
+    size_t b_depth;
+    bool first;
+    double *c; // [m][ldc]
+    size_t ldc;
+} lod_attention_tile_f64_args;
+void lod_attention_tile_f64(const lod_attention_tile_f64_args *args);
+
+typedef struct lod_attention_softmax_f64_args {
+    size_t rows, n, head_dim;
+    const uint32_t *seen;
+    lod_attention_mode mode;
+    const uint8_t *keep;
+    double *s; // [rows][LOD_SCORE_LD]
+    double *m, *l, *dropped_m, *dropped_l;
+    double *o; // [rows][D16]
+} lod_attention_softmax_f64_args;
+void lod_attention_softmax_f64(const lod_attention_softmax_f64_args *args);
+
+typedef struct lod_attention_finish_f64_args {
+    size_t rows, head_dim;
+    const double *m, *l, *dropped_m, *dropped_l;
+    double inv;
+    const double *acc;         // [rows][D16]
+    double *o;                 // [rows][head_dim]
+    double *lse, *lse_visible; // [rows]
+} lod_attention_finish_f64_args;
+void lod_attention_finish_f64(const lod_attention_finish_f64_args *args);
+
+typedef struct lod_attention_grad_f64_args {
+    size_t rows, n;
+    const uint32_t *seen;
+    lod_attention_mode mode;
+    const uint8_t *keep;
+    double *s, *dp; // [rows][LOD_SCORE_LD]
+    const double *lse, *lse_visible, *delta;
+} lod_attention_grad_f64_args;
+void lod_attention_grad_f64(const lod_attention_grad_f64_args *args);
 
 #endif

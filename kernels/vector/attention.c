@@ -1,67 +1,279 @@
-// Attention of one query over its keys, forward and backward, as kernels.h spells it: no blocks, every key a row sum.
-// Lanes run over a head's dimension in products with K and V, and over keys in the softmax, which works on the
-// caller's scratch. The backward pass computes the weights again from the saved log-sum-exp.
+// What surrounds the products of attention: packing, the online softmax, its gradient, the ends of a row. Lanes run
+// over the keys of a block. Rows are worked on one at a time, in the block of scores that the tiles left in the first
+// or second cache; exp is inlined (lanes.h), and masks are drawn just before the row they belong to.
 #include <math.h>
 
+#include "draw.h"
 #include "kernels.h"
 #include "lanes.h"
 
-// s[j] = sum16(d: a[d] rows[j][d]) * scale.
-static void products(const float *a, const float *rows, size_t ld, size_t head_dim, size_t keys, float scale,
-                     float *s) {
-    for (size_t j = 0; j < keys; j++) {
-        s[j] = v16_dot(a, rows + j * ld, head_dim) * scale;
+static size_t padded(size_t n) {
+    return (n + 15) / 16 * 16;
+}
+
+// --- Packing ---
+
+// Up to 16 rows; returns what the probe gathers.
+LOD_INLINE v16 pack_strip(const lod_attention_pack_args *a, size_t first, size_t count, float *out) {
+    const size_t d16 = padded(a->n);
+    const v16 scale = v16_set1(a->scale);
+    v16 probe = v16_zero();
+    for (size_t i = 0; i < count; i++) {
+        const float *x = a->x + (a->index ? a->index[first + i] : first + i) * a->ldx;
+        for (size_t d = 0; d < a->n; d += 16) {
+            size_t left = a->n - d;
+            v16 y = v16_mul(v16_load_row(x + d, left), scale);
+            y = left < 16 ? v16_keep(m16_first(left), y) : y;
+            probe = v16_fma(y, v16_zero(), probe);
+            v16_store(out + i * d16 + d, y);
+        }
+    }
+    return probe;
+}
+
+void LOD_VARIANT(attention_pack_f32)(const lod_attention_pack_args *a) {
+    const size_t d16 = padded(a->n);
+    float buffer[16 * LOD_HEAD_DIM_MAX];
+    v16 probe = v16_zero();
+    for (size_t i = 0; i < a->count; i += 16) {
+        const size_t count = a->count - i < 16 ? a->count - i : 16;
+        const bool buffered = !a->rows || (a->panels && count < 16); // a panel takes 16 rows
+        float *rows = a->rows ? a->rows + i * d16 : NULL, *strip = buffered ? buffer : rows;
+        probe = v16_add(probe, pack_strip(a, i, count, strip));
+        if (buffered && rows) memcpy(rows, strip, count * d16 * sizeof *rows);
+        if (!a->panels) continue;
+        if (count < 16) memset(buffer + count * d16, 0, (16 - count) * d16 * sizeof *buffer);
+        for (size_t d = 0; d < d16; d += 16) v16_transpose(strip + d, d16, a->panels + i * d16 + d * 16, 16);
+    }
+    if (a->probe) *a->probe += v16_sum(probe);
+}
+
+void LOD_VARIANT(attention_unpack_f32)(const lod_attention_unpack_args *a) {
+    const size_t d16 = padded(a->n);
+    const v16 scale = v16_set1(a->scale);
+    for (size_t i = 0; i < a->count; i++) {
+        float *x = a->x + (a->index ? a->index[i] : i) * a->ldx;
+        for (size_t d = 0; d < a->n; d += 16) {
+            v16 y = v16_add(v16_load(a->rows + i * d16 + d), v16_zero());
+            v16_store_row(x + d, v16_mul(y, scale), a->n - d);
+        }
     }
 }
 
-// The 16 dimensions at `rows`, `left` of them present: +0, then fma(w[j], rows[j][d], acc) for j ascending.
-static v16 weighted_rows(const float *w, const float *rows, size_t ld, size_t keys, size_t left) {
-    v16 sum = v16_zero();
-    for (size_t j = 0; j < keys; j++) {
-        sum = v16_fma(v16_set1(w[j]), v16_load_row(rows + j * ld, left), sum);
-    }
-    return sum;
+// --- Which lanes count ---
+
+// Draws the bits of a block of keys for one row after another.
+typedef struct drawer {
+    philox_key key;
+    philox_group group;
+} drawer;
+
+LOD_INLINE drawer draw_begin(const lod_attention_mask *mask) {
+    drawer d = {.key = expand_key(mask->seed)};
+    d.group = start_group(&d.key, mask->group, mask->site, mask->draw);
+    return d;
 }
 
-// out[d] = fma(w, in[d], out[d]).
-static void add_scaled(float w, const float *in, size_t n, float *out) {
-    for (size_t d = 0; d < n; d += 16) {
-        size_t left = n - d;
-        v16 sum = v16_fma(v16_set1(w), v16_load_row(in + d, left), v16_load_row(out + d, left));
-        v16_store_row(out + d, sum, left);
+LOD_INLINE void draw_row(const drawer *d, const lod_attention_mask *mask, size_t i, uint16_t bits[8]) {
+    philox_row row = start_row(&d->key, mask->row0 + (uint32_t)i, mask->site);
+    draw_group(&d->key, &d->group, row, mask->threshold, bits);
+}
+
+// The lanes of the keys j .. j + 15 that are among the first `seen` and, unless bits is NULL, have their bit set.
+LOD_INLINE m16 counted_lanes(size_t seen, const uint16_t *bits, size_t j) {
+    uint32_t lanes = seen - j >= 16 ? 0xffff : (1u << (seen - j)) - 1;
+    return m16_from_bits(bits ? lanes & bits[j / 16] : lanes);
+}
+
+LOD_INLINE void complement(const uint16_t bits[8], uint16_t others[8]) {
+    for (size_t g = 0; g < 8; g++) others[g] = (uint16_t)~bits[g];
+}
+
+// --- The online softmax ---
+
+LOD_INLINE float counted_max(const float *s, size_t seen, const uint16_t *bits, float m) {
+    const v16 start = v16_set1(m);
+    v16 max = start;
+    size_t j = 0;
+    for (; !bits && j + 16 <= seen; j += 16) max = v16_max(v16_load(s + j), max);
+    for (; j < seen; j += 16) max = v16_max(v16_select(counted_lanes(seen, bits, j), v16_load(s + j), start), max);
+    return v16_max_lane(max);
+}
+
+LOD_INLINE v16 exp_of(const float *s, v16 shift) {
+    return v16_exp_softmax(v16_sub(v16_load(s), shift));
+}
+
+// Moves m on to the new maximum and returns alpha.
+LOD_INLINE float move_max(float *m, float max) {
+    if (max == *m) return 1.0f; // exp(0), nearly always
+    float alpha = v16_first(v16_exp_softmax(v16_sub(v16_set1(*m), v16_set1(max))));
+    *m = max;
+    return alpha;
+}
+
+// The sums of one row: m and l move on over what `counted` counts (NULL: all that is seen). If s_kept is not NULL, the
+// weights that `kept` keeps are written there. Returns alpha.
+LOD_INLINE float sum_row(const float *s, size_t seen, const uint16_t *counted, const uint16_t *kept, float *s_kept,
+                         float *m, float *lanes) {
+    float alpha = move_max(m, counted_max(s, seen, counted, *m));
+    v16 shift = v16_set1(*m), l = v16_load(lanes);
+    for (size_t j = 0; j < seen; j += 16) {
+        v16 e = exp_of(s + j, shift);
+        if (counted || j + 16 > seen) e = v16_keep(counted_lanes(seen, counted, j), e);
+        l = j == 0 ? v16_fma(l, v16_set1(alpha), e) : v16_add(l, e);
+        if (s_kept) v16_store(s_kept + j, kept ? v16_keep(m16_from_bits(kept[j / 16]), e) : e);
+    }
+    v16_store(lanes, l);
+    return alpha;
+}
+
+LOD_INLINE void scale_row(float *o, size_t n, float alpha) {
+    for (size_t d = 0; d < n; d += 16) v16_store(o + d, v16_mul(v16_load(o + d), v16_set1(alpha)));
+}
+
+LOD_INLINE void zero_columns(float *s, size_t seen, size_t n) {
+    for (size_t j = padded(seen); j < n; j += 16) v16_store(s + j, v16_zero());
+}
+
+LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_attention_keep keep) {
+    const size_t d16 = padded(a->head_dim);
+    uint16_t kept[8], others[8];
+    const drawer d = draw_begin(&a->mask);
+    for (size_t i = 0; i < a->rows; i++) {
+        float *s = a->s + i * LOD_SCORE_LD;
+        const size_t seen = a->seen[i];
+        const uint16_t *bits = keep == LOD_KEEP_DRAWN ? kept : NULL;
+        if (keep == LOD_KEEP_DRAWN) draw_row(&d, &a->mask, i, kept);
+        if (mode == LOD_ATTENTION_NOGRAD && keep != LOD_KEEP_ALL) {
+            if (bits) complement(kept, others);
+            sum_row(s, seen, bits ? others : NULL, NULL, NULL, a->dropped_m + i, a->dropped_l + i * 16);
+        }
+        if (keep == LOD_KEEP_NONE) {
+            zero_columns(s, 0, a->n);
+            continue;
+        }
+        const uint16_t *counted = mode == LOD_ATTENTION_WEIGHTS ? NULL : bits;
+        const uint16_t *selected = mode == LOD_ATTENTION_WEIGHTS ? bits : NULL; // what is not counted is +0 already
+        float alpha = sum_row(s, seen, counted, selected, s, a->m + i, a->l + i * 16);
+        if (alpha != 1.0f) scale_row(a->o + i * d16, d16, alpha);
+        zero_columns(s, seen, a->n);
     }
 }
 
-void LOD_VARIANT(attention_fwd_f32)(const lod_attention_fwd_kernel_args *args) {
-    float *w = args->scratch, max = 0.0f, sum = 1.0f;
-    if (args->keys > 0) {
-        products(args->q, args->k, args->ldk, args->head_dim, args->keys, args->scale, w);
-        max = v16_row_max(w, args->keys);
-        sum = v16_row_exp(w, args->keys, max, true);
+void LOD_VARIANT(attention_softmax_f32)(const lod_attention_softmax_args *a) {
+    switch (a->mask.mode) {
+    case LOD_ATTENTION_LOGITS:
+        if (a->mask.keep == LOD_KEEP_DRAWN) {
+            softmax_rows(a, LOD_ATTENTION_LOGITS, LOD_KEEP_DRAWN);
+        } else {
+            softmax_rows(a, LOD_ATTENTION_LOGITS, LOD_KEEP_ALL);
+        }
+        break;
+    case LOD_ATTENTION_WEIGHTS: softmax_rows(a, LOD_ATTENTION_WEIGHTS, LOD_KEEP_DRAWN); break;
+    case LOD_ATTENTION_NOGRAD: softmax_rows(a, LOD_ATTENTION_NOGRAD, a->mask.keep); break;
     }
-    for (size_t d = 0; d < args->head_dim; d += 16) {
-        size_t left = args->head_dim - d;
-        v16 o = weighted_rows(w, args->v + d, args->ldv, args->keys, left);
-        v16_store_row(args->o + d, v16_div(o, v16_set1(sum)), left);
-    }
-    v16 lse = v16_add(v16_set1(max), v16_log(v16_set1(sum)));
-    *args->lse = args->keys > 0 ? v16_first(lse) : INFINITY;
 }
 
-void LOD_VARIANT(attention_bwd_f32)(const lod_attention_bwd_kernel_args *args) {
-    size_t n = args->head_dim, keys = args->keys;
-    float *p = args->scratch, *ds = p + (keys + 15) / 16 * 16;
-    float delta = v16_dot(args->d_o, args->o, n);
-    products(args->q, args->k, args->ldk, n, keys, args->scale, p);
-    v16_row_exp(p, keys, args->lse, true);
-    products(args->d_o, args->v, args->ldv, n, keys, 1.0f, ds);
-    for (size_t j = 0; j < keys; j++) {
-        ds[j] = p[j] * (ds[j] - delta) * args->scale;
-        add_scaled(ds[j], args->q, n, args->dk + j * args->ldk);
-        add_scaled(p[j], args->d_o, n, args->dv + j * args->ldv);
+// --- The ends of a row ---
+
+LOD_INLINE float log_sum_exp(float m, float l) {
+    return l == 0.0f ? INFINITY : v16_first(v16_add(v16_set1(m), v16_log(v16_set1(l))));
+}
+
+static float lse_of_both(float m, float l, float dropped_m, float dropped_l) {
+    v16 a = v16_set1(m), b = v16_set1(dropped_m), max = v16_max(b, a);
+    v16 rest = v16_mul(v16_set1(dropped_l), v16_exp_softmax(v16_sub(b, max)));
+    return log_sum_exp(v16_first(max), v16_first(v16_fma(v16_set1(l), v16_exp_softmax(v16_sub(a, max)), rest)));
+}
+
+void LOD_VARIANT(attention_finish_f32)(const lod_attention_finish_args *a) {
+    const size_t d16 = padded(a->head_dim);
+    for (size_t i = 0; i < a->rows; i++) {
+        float l = v16_sum(v16_load(a->l + i * 16));
+        for (size_t d = 0; d < a->head_dim; d += 16) {
+            v16 o = v16_add(v16_div(v16_load(a->acc + i * d16 + d), v16_set1(l)), v16_zero());
+            o = l == 0.0f ? v16_zero() : v16_mul(o, v16_set1(a->inv));
+            v16_store_row(a->o + i * a->ldo + d, o, a->head_dim - d);
+        }
+        a->lse[i * a->ldlse] = log_sum_exp(a->m[i], l);
+        if (!a->lse_visible) continue;
+        float dropped_l = v16_sum(v16_load(a->dropped_l + i * 16));
+        a->lse_visible[i * a->ldlse] = lse_of_both(a->m[i], l, a->dropped_m[i], dropped_l);
     }
-    for (size_t d = 0; d < n; d += 16) {
-        size_t left = n - d;
-        v16_store_row(args->dq + d, weighted_rows(ds, args->k + d, args->ldk, keys, left), left);
+}
+
+// --- Backward ---
+
+void LOD_VARIANT(attention_delta_f32)(const lod_attention_delta_args *a) {
+    for (size_t i = 0; i < a->rows; i++) {
+        a->delta[i] = v16_dot(a->d_o + i * a->ldo, a->o + i * a->ldo, a->head_dim);
+    }
+}
+
+// One row's constants, and 16 neighbouring keys of it.
+typedef struct grad_row {
+    v16 lse, lse_visible, delta;
+} grad_row;
+
+LOD_INLINE void grad_group(const grad_row *r, lod_attention_mode mode, m16 seen, m16 kept, float *s, float *dp) {
+    const v16 logits = v16_load(s), dw = v16_load(dp);
+    v16 p = v16_exp_softmax(v16_sub(logits, r->lse)), ds;
+    if (mode == LOD_ATTENTION_LOGITS) {
+        ds = v16_keep(kept, v16_mul(p, v16_sub(dw, r->delta)));
+    } else if (mode == LOD_ATTENTION_WEIGHTS) {
+        ds = v16_keep(seen, v16_mul(p, v16_sub(v16_keep(kept, dw), r->delta)));
+    } else {
+        v16 w = v16_exp_softmax(v16_sub(logits, r->lse_visible));
+        ds = v16_keep(seen, v16_fnma(w, r->delta, v16_keep(kept, v16_mul(p, dw))));
+    }
+    v16_store(s, v16_keep(kept, p));
+    v16_store(dp, ds);
+}
+
+// The same where all 16 keys are seen and kept.
+LOD_INLINE void grad_group_all(const grad_row *r, lod_attention_mode mode, float *s, float *dp) {
+    const v16 logits = v16_load(s), dw = v16_load(dp);
+    v16 p = v16_exp_softmax(v16_sub(logits, r->lse));
+    v16_store(s, p);
+    if (mode == LOD_ATTENTION_NOGRAD) {
+        v16 w = v16_exp_softmax(v16_sub(logits, r->lse_visible));
+        v16_store(dp, v16_fnma(w, r->delta, v16_mul(p, dw)));
+    } else {
+        v16_store(dp, v16_mul(p, v16_sub(dw, r->delta)));
+    }
+}
+
+LOD_INLINE void grad_rows(const lod_attention_grad_args *a, lod_attention_mode mode, lod_attention_keep keep) {
+    uint16_t kept[8] = {0};
+    const drawer d = draw_begin(&a->mask);
+    for (size_t i = 0; i < a->rows; i++) {
+        float *s = a->s + i * LOD_SCORE_LD, *dp = a->dp + i * LOD_SCORE_LD;
+        const size_t seen = a->seen[i];
+        grad_row r = {.lse = v16_set1(a->lse[i * a->ldlse]), .delta = v16_set1(a->delta[i])};
+        if (mode == LOD_ATTENTION_NOGRAD) r.lse_visible = v16_set1(a->lse_visible[i * a->ldlse]);
+        if (keep == LOD_KEEP_DRAWN) draw_row(&d, &a->mask, i, kept);
+        const uint16_t *bits = keep == LOD_KEEP_ALL ? NULL : kept;
+        size_t j = 0;
+        for (; !bits && j + 16 <= seen; j += 16) grad_group_all(&r, mode, s + j, dp + j);
+        for (; j < seen; j += 16) {
+            grad_group(&r, mode, counted_lanes(seen, NULL, j), counted_lanes(seen, bits, j), s + j, dp + j);
+        }
+        zero_columns(s, seen, a->n);
+        zero_columns(dp, seen, a->n);
+    }
+}
+
+void LOD_VARIANT(attention_grad_f32)(const lod_attention_grad_args *a) {
+    switch (a->mask.mode) {
+    case LOD_ATTENTION_LOGITS:
+        if (a->mask.keep == LOD_KEEP_DRAWN) {
+            grad_rows(a, LOD_ATTENTION_LOGITS, LOD_KEEP_DRAWN);
+        } else {
+            grad_rows(a, LOD_ATTENTION_LOGITS, LOD_KEEP_ALL);
+        }
+        break;
+    case LOD_ATTENTION_WEIGHTS: grad_rows(a, LOD_ATTENTION_WEIGHTS, LOD_KEEP_DRAWN); break;
+    case LOD_ATTENTION_NOGRAD: grad_rows(a, LOD_ATTENTION_NOGRAD, a->mask.keep); break;
     }
 }

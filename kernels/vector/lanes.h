@@ -55,6 +55,28 @@ LOD_INLINE float v16_row_exp(float *x, size_t n, float shift, bool store) {
     return v16_sum(sum);
 }
 
+// exp of the softmax, for x <= 64: within 1 ulp (also where the result is subnormal), inlined so that no register is
+// spilled around a call. x = n ln 2 + r; e^r by a polynomial of degree 6 (minimax in relative error on |r| <=
+// ln 2 / 2, 0.06 of 2^-24); 2^n in two steps, as an exponent and a product, so that the last rounding is that of a
+// subnormal result.
+//     t = fma(x, 1 / ln 2, 1.5 * 2^23 + 25);  n = t - (1.5 * 2^23 + 25), an integer
+//     r = fnma(n, ln 2 rounded, x);  r = fnma(n, ln 2 - that, r);  p = Horner's fmas
+//     exp = (p with n + 25 added to its exponent) * 2^-25
+// Below -104 everything is +0. NaN stays NaN; beyond 64 the result is unspecified, but the same everywhere.
+LOD_INLINE v16 v16_exp_softmax(v16 x) {
+    const v16 magic = v16_set1(0x1.8p23f + 25);
+    x = v16_max(v16_set1(-104.0f), x);
+    v16 t = v16_fma(x, v16_set1(0x1.715476p0f), magic), n = v16_sub(t, magic);
+    v16 r = v16_fnma(n, v16_set1(-0x1.05c610p-29f), v16_fnma(n, v16_set1(0x1.62e430p-1f), x));
+    v16 p = v16_fma(v16_set1(0x1.6a23d0p-10f), r, v16_set1(0x1.123a20p-7f));
+    p = v16_fma(p, r, v16_set1(0x1.5558f2p-5f));
+    p = v16_fma(p, r, v16_set1(0x1.555492p-3f));
+    p = v16_fma(p, r, v16_set1(0x1.fffffcp-2f));
+    p = v16_fma(p, r, v16_set1(1.0f));
+    p = v16_fma(p, r, v16_set1(1.0f));
+    return v16_mul(v16_add_exponent(p, t), v16_set1(0x1p-25f));
+}
+
 // sum16(i: a b) of kernels.h.
 LOD_INLINE float v16_dot(const float *a, const float *b, size_t n) {
     v16 sum = v16_zero();

@@ -1,0 +1,199 @@
+// Attention, backward: blocks of keys outside, blocks of queries inside. For each pair S and dP are computed again,
+// then P and dS, and from those dQ, dV and dK. dK and dV of the block stay in the worker's scratch meanwhile, gathered
+// from and scattered to the caller's rows, so that each of their elements is one chain: query heads ascending, then
+// queries ascending. dQ is one chain over the keys of the list.
+//
+// An infinite or NaN row of Q or dO must reach the dK and dV of the keys that its query sees, and of no others. Tiles
+// run over up to mr - 1 queries too many for their later keys, with weights of zero; that is harmless unless such a row
+// is among them, and then keys are worked on one by one.
+#include <math.h>
+#include <string.h>
+
+#include "attention.h"
+
+typedef struct work {
+    const lod_attention_call *c;
+    const lod_attention_piece *p;
+    const lod_attention_scratch *w;
+    size_t step; // keys of a tile of dK and dV
+} work;
+
+static void begin_head(const work *t, size_t head, float *probe) {
+    const lod_attention_call *c = t->c;
+    const lod_attention_args *a = c->args;
+    const size_t first = t->p->queries.begin, count = t->p->queries.end - first, row = lod_state_row(c, head, first);
+    const size_t token = a->queries.start[t->p->segment] + first, column = (t->p->kv * c->group + head) * c->d;
+    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->q + token * a->ldq + column,
+                                               .ldx = a->ldq, .scale = (float)a->scale,
+                                               .rows = t->w->q + row * c->d16, .probe = probe});
+    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->d_o + token * a->ldo + column,
+                                               .ldx = a->ldo, .scale = c->inv, .rows = t->w->o + row * c->d16,
+                                               .probe = probe});
+    c->kernels.delta(&(lod_attention_delta_args){
+        .rows = count, .head_dim = c->d, .d_o = a->d_o + token * a->ldo + column, .o = a->o + token * a->ldo + column,
+        .ldo = a->ldo, .delta = t->w->m + row});
+    if (t->p->dq) memset(t->w->dq + row * c->d16, 0, count * c->d16 * sizeof(float));
+}
+
+static void end_head(const work *t, size_t head) {
+    const lod_attention_call *c = t->c;
+    const lod_attention_args *a = c->args;
+    const size_t first = t->p->queries.begin, token = a->queries.start[t->p->segment] + first;
+    if (!t->p->dq) return;
+    c->kernels.unpack(&(lod_attention_unpack_args){
+        .count = t->p->queries.end - first, .n = c->d, .rows = t->w->dq + lod_state_row(c, head, first) * c->d16,
+        .scale = (float)a->scale, .x = a->dq + token * a->ldq + (t->p->kv * c->group + head) * c->d, .ldx = a->ldq});
+}
+
+// --- Products ---
+
+// dQ += dS K, each strip of rows over the keys that its last one sees.
+static void add_dq(const work *t, size_t rows, float *dq) {
+    const lod_attention_call *c = t->c;
+    const size_t mr = c->kernels.tile->mr;
+    for (size_t r = 0; r < rows; r += mr) {
+        size_t m = lod_min(mr, rows - r), k = t->w->seen[r + m - 1];
+        if (k == 0) continue;
+        c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
+            .m = m, .n = c->d16, .k = k, .a = t->w->dp + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
+            .b = t->w->k_rows, .b_depth = c->d16, .b_panel = 16, .c = dq + r * c->d16, .ldc = c->d16});
+    }
+}
+
+// dV += P' dO (scores P, rows dO) or dK += dS' Q, each strip of keys over the queries that see its first one.
+static void add_to_keys(const work *t, const lod_key_list *list, size_t entry, size_t count, size_t query, size_t rows,
+                        const float *scores, const float *b, float *sum) {
+    const lod_attention_call *c = t->c;
+    for (size_t j = 0; j < count; j += t->step) {
+        size_t first = lod_first_query(list, entry + j), skip = first > query ? first - query : 0;
+        c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
+            .m = lod_min(t->step, count - j), .n = c->d16, .k = rows - skip, .a = scores + skip * LOD_SCORE_LD + j,
+            .a_row = 1, .a_depth = LOD_SCORE_LD, .b = b + skip * c->d16, .b_depth = c->d16, .b_panel = 16,
+            .c = sum + j * c->d16, .ldc = c->d16});
+    }
+}
+
+// --- A block of keys ---
+
+static void query_block(const work *t, const lod_key_list *list, size_t head, size_t entry, size_t count, size_t query,
+                        size_t rows) {
+    const lod_attention_call *c = t->c;
+    const lod_attention_args *a = c->args;
+    const lod_attention_scratch *w = t->w;
+    const size_t heads = c->plan->shape.attention.heads, h = t->p->kv * c->group + head;
+    const size_t row = lod_state_row(c, head, query), lse = (a->queries.start[t->p->segment] + query) * heads + h;
+    const size_t seen = lod_seen(list, entry, count, query, rows, w->seen);
+    const bool values = list->keep != LOD_KEEP_NONE;
+    lod_scores(c, list, entry, seen, query, rows, w->q + row * c->d16, w->k_panels, w->s);
+    if (values) lod_scores(c, list, entry, seen, query, rows, w->o + row * c->d16, w->v_panels, w->dp);
+    c->kernels.grad(&(lod_attention_grad_args){
+        .rows = rows, .n = seen, .seen = w->seen, .mask = lod_block_mask(c, t->p, list, h, entry, query), .s = w->s,
+        .dp = w->dp, .lse = a->lse + lse, .lse_visible = a->lse_visible ? a->lse_visible + lse : NULL, .ldlse = heads,
+        .delta = w->m + row});
+    if (t->p->dq) add_dq(t, rows, w->dq + row * c->d16);
+    if (!t->p->dkv) return;
+    if (values) add_to_keys(t, list, entry, seen, query, rows, w->s, w->o + row * c->d16, w->dv);
+    add_to_keys(t, list, entry, seen, query, rows, w->dp, w->q + row * c->d16, w->dk);
+}
+
+static void key_block(const work *t, const lod_key_list *list, size_t head, size_t entry, size_t count) {
+    size_t query = lod_first_query(list, entry), rows;
+    if (query < t->p->queries.begin) query = t->p->queries.begin;
+    for (; query < t->p->queries.end; query += rows) {
+        rows = lod_min(t->c->plan->query_block, t->p->queries.end - query);
+        query_block(t, list, head, entry, count, query, rows);
+    }
+}
+
+// The block's rows of one of the caller's matrices of keys.
+typedef struct key_rows {
+    const uint32_t *index;
+    size_t offset; // of the first row, if there is no index, and of the KV head
+} key_rows;
+
+static key_rows rows_of(const work *t, const lod_key_list *list, size_t entry, size_t ld) {
+    size_t token = t->c->args->keys.start[t->p->segment] + (list->index ? 0 : entry);
+    return (key_rows){list->index ? list->index + entry : NULL, token * ld + t->p->kv * t->c->d};
+}
+
+static void pack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
+    const lod_attention_call *c = t->c;
+    const lod_attention_args *a = c->args;
+    const key_rows k = rows_of(t, list, entry, a->ldk), v = rows_of(t, list, entry, a->ldv);
+    lod_attention_pack_args pack = {.count = count, .n = c->d, .scale = 1, .index = k.index};
+    pack.x = a->k + k.offset, pack.ldx = a->ldk, pack.rows = t->w->k_rows, pack.panels = t->w->k_panels;
+    c->kernels.pack(&pack);
+    pack.panels = NULL;
+    if (t->p->dkv) pack.x = a->dk + k.offset, pack.rows = t->w->dk, c->kernels.pack(&pack);
+    if (list->keep == LOD_KEEP_NONE) return;
+    pack.ldx = a->ldv;
+    if (t->p->dkv) pack.x = a->dv + v.offset, pack.rows = t->w->dv, c->kernels.pack(&pack);
+    pack.x = a->v + v.offset, pack.rows = NULL, pack.panels = t->w->v_panels;
+    c->kernels.pack(&pack);
+}
+
+static void unpack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
+    const lod_attention_call *c = t->c;
+    const lod_attention_args *a = c->args;
+    const key_rows k = rows_of(t, list, entry, a->ldk), v = rows_of(t, list, entry, a->ldv);
+    lod_attention_unpack_args unpack = {.count = count, .n = c->d, .scale = 1, .index = k.index};
+    unpack.rows = t->w->dk, unpack.x = a->dk + k.offset, unpack.ldx = a->ldk;
+    c->kernels.unpack(&unpack);
+    if (list->keep == LOD_KEEP_NONE) return;
+    unpack.rows = t->w->dv, unpack.x = a->dv + v.offset, unpack.ldx = a->ldv;
+    c->kernels.unpack(&unpack);
+}
+
+// --- A set of heads that share their lists ---
+
+// The entries of a list among the keys of the piece.
+static lod_range entries_of(const lod_key_list *list, lod_range keys) {
+    if (!list->index) return keys;
+    lod_range entries = {0, 0};
+    for (size_t j = 0; j < list->count; j++) {
+        entries.begin += list->index[j] < keys.begin;
+        entries.end += list->index[j] < keys.end;
+    }
+    return entries;
+}
+
+static void run_list(const work *t, const lod_key_list *list, lod_range heads) {
+    const lod_range entries = entries_of(list, t->p->keys);
+    const size_t end = lod_min(entries.end, list->limit[t->p->queries.end - 1]);
+    for (size_t entry = entries.begin; entry < end; entry += LOD_KEY_BLOCK) {
+        size_t count = lod_min(LOD_KEY_BLOCK, end - entry);
+        pack_block(t, list, entry, count);
+        for (size_t head = heads.begin; head < heads.end; head++) key_block(t, list, head, entry, count);
+        if (t->p->dkv) unpack_block(t, list, entry, count);
+    }
+}
+
+static void run_set(const lod_attention_call *c, const lod_attention_piece *p, lod_range heads,
+                    const lod_attention_scratch *w) {
+    lod_key_list lists[2];
+    float probe = 0;
+    work t = {.c = c, .p = p, .w = w};
+    size_t count = lod_key_lists(c, p, heads.begin, w, lists);
+    for (size_t head = heads.begin; head < heads.end; head++) begin_head(&t, head, &probe);
+    t.step = isnan(probe) ? 1 : c->kernels.tile->mr;
+    for (size_t i = 0; i < count; i++) run_list(&t, &lists[i], heads);
+    for (size_t head = heads.begin; head < heads.end; head++) end_head(&t, head);
+}
+
+static void clear_keys(const lod_attention_call *c, const lod_attention_piece *p) {
+    const lod_attention_args *a = c->args;
+    const size_t start = a->keys.start[p->segment];
+    for (size_t t = start + p->keys.begin; t < start + p->keys.end; t++) {
+        memset(a->dk + t * a->ldk + p->kv * c->d, 0, c->d * sizeof(float));
+        memset(a->dv + t * a->ldv + p->kv * c->d, 0, c->d * sizeof(float));
+    }
+}
+
+void lod_attention_backward_piece(const lod_attention_call *c, const lod_attention_piece *p,
+                                  const lod_attention_scratch *w) {
+    if (p->dkv) clear_keys(c, p);
+    if (p->queries.begin == p->queries.end) return;
+    for (size_t head = 0; head < c->group; head += c->sharing) {
+        run_set(c, p, (lod_range){head, head + c->sharing}, w);
+    }
+}
