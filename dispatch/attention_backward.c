@@ -16,6 +16,7 @@ typedef struct work {
     const lod_attention_piece *p;
     const lod_attention_scratch *w;
     size_t step; // keys of a tile of dK and dV
+    bool fresh;  // no gradient has come to a key yet
 } work;
 
 static void begin_head(const work *t, size_t head, float *probe) {
@@ -116,20 +117,29 @@ static key_rows rows_of(const work *t, const lod_key_list *list, size_t entry, s
     return (key_rows){list->index ? list->index + entry : NULL, token * ld + t->p->kv * t->c->d};
 }
 
+static void pack_rows(const work *t, const key_rows *r, const float *x, size_t ldx, size_t count, float *rows,
+                      float *panels) {
+    t->c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = t->c->d, .x = x + r->offset, .ldx = ldx,
+                                                  .index = r->index, .scale = 1, .rows = rows, .panels = panels});
+}
+
+// The sums of dK or dV so far.
+static void begin_sums(const work *t, const key_rows *r, const float *x, size_t ldx, size_t count, float *sums) {
+    if (t->fresh) {
+        memset(sums, 0, count * t->c->d16 * sizeof *sums);
+    } else {
+        pack_rows(t, r, x, ldx, count, sums, NULL);
+    }
+}
+
 static void pack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
-    const lod_attention_call *c = t->c;
-    const lod_attention_args *a = c->args;
+    const lod_attention_args *a = t->c->args;
     const key_rows k = rows_of(t, list, entry, a->ldk), v = rows_of(t, list, entry, a->ldv);
-    lod_attention_pack_args pack = {.count = count, .n = c->d, .scale = 1, .index = k.index};
-    pack.x = a->k + k.offset, pack.ldx = a->ldk, pack.rows = t->w->k_rows, pack.panels = t->w->k_panels;
-    c->kernels.pack(&pack);
-    pack.panels = NULL;
-    if (t->p->dkv) pack.x = a->dk + k.offset, pack.rows = t->w->dk, c->kernels.pack(&pack);
-    if (list->keep == LOD_KEEP_NONE) return;
-    pack.ldx = a->ldv;
-    if (t->p->dkv) pack.x = a->dv + v.offset, pack.rows = t->w->dv, c->kernels.pack(&pack);
-    pack.x = a->v + v.offset, pack.rows = NULL, pack.panels = t->w->v_panels;
-    c->kernels.pack(&pack);
+    pack_rows(t, &k, a->k, a->ldk, count, t->w->k_rows, t->w->k_panels);
+    if (list->keep != LOD_KEEP_NONE) pack_rows(t, &v, a->v, a->ldv, count, NULL, t->w->v_panels);
+    if (!t->p->dkv) return;
+    begin_sums(t, &k, a->dk, a->ldk, count, t->w->dk);
+    if (list->keep != LOD_KEEP_NONE) begin_sums(t, &v, a->dv, a->ldv, count, t->w->dv);
 }
 
 static void unpack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
@@ -172,7 +182,7 @@ static void run_set(const lod_attention_call *c, const lod_attention_piece *p, l
                     const lod_attention_scratch *w) {
     lod_key_list lists[2];
     float probe = 0;
-    work t = {.c = c, .p = p, .w = w};
+    work t = {.c = c, .p = p, .w = w, .fresh = heads.begin == 0};
     size_t count = lod_key_lists(c, p, heads.begin, w, lists);
     for (size_t head = heads.begin; head < heads.end; head++) begin_head(&t, head, &probe);
     t.step = isnan(probe) ? 1 : c->kernels.tile->mr;
@@ -191,7 +201,8 @@ static void clear_keys(const lod_attention_call *c, const lod_attention_piece *p
 
 void lod_attention_backward_piece(const lod_attention_call *c, const lod_attention_piece *p,
                                   const lod_attention_scratch *w) {
-    if (p->dkv) clear_keys(c, p);
+    // Dropped keys stay zero; all others are written, since a segment's last query sees every key.
+    if (p->dkv && (c->compact || p->queries.begin == p->queries.end)) clear_keys(c, p);
     if (p->queries.begin == p->queries.end) return;
     for (size_t head = 0; head < c->group; head += c->sharing) {
         run_set(c, p, (lod_range){head, head + c->sharing}, w);

@@ -13,13 +13,13 @@
 #define DECLARE(i) __m256 lo##i = _mm256_setzero_ps(), hi##i = _mm256_setzero_ps();
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        lo##i = _mm256_loadu_ps(c + i * t->ldc);                                                                       \
-        hi##i = _mm256_loadu_ps(c + i * t->ldc + 8);                                                                   \
+        lo##i = _mm256_loadu_ps(c + i * ldc);                                                                          \
+        hi##i = _mm256_loadu_ps(c + i * ldc + 8);                                                                      \
     }
 #define STORE(i)                                                                                                       \
     if (i < m) {                                                                                                       \
-        _mm256_storeu_ps(c + i * t->ldc, lo##i);                                                                       \
-        _mm256_storeu_ps(c + i * t->ldc + 8, hi##i);                                                                   \
+        _mm256_storeu_ps(c + i * ldc, lo##i);                                                                          \
+        _mm256_storeu_ps(c + i * ldc + 8, hi##i);                                                                      \
     }
 #define STEP(i)                                                                                                        \
     if (i < m) {                                                                                                       \
@@ -28,35 +28,34 @@
         hi##i = _mm256_fmadd_ps(row, right_hi, hi##i);                                                                 \
     }
 
-static inline __attribute__((always_inline)) void tile(const lod_attention_tile_args *t, const float *a, const float *b,
-                                                       float *c, const size_t m) {
-    const size_t a_row = t->a_row, a_depth = t->a_depth, b_depth = t->b_depth;
-    ROWS(DECLARE)
-    if (!t->first) {
-        ROWS(LOAD)
+// m rows, a and c pointing at the first. The argument struct is a copy: stores to C cannot change it.
+static inline __attribute__((always_inline)) void strip(const lod_attention_tile_args t, const float *a_strip,
+                                                        float *to_c, const size_t m) {
+    const size_t a_row = t.a_row, a_depth = t.a_depth, b_depth = t.b_depth, ldc = t.ldc;
+    for (size_t j = 0; j * 16 < t.n; j++) {
+        const float *a = a_strip, *b = t.b + j * t.b_panel;
+        float *c = to_c + j * 16;
+        ROWS(DECLARE)
+        if (!t.first) {
+            ROWS(LOAD)
+        }
+        for (size_t k = t.k; k; k--, a += a_depth, b += b_depth) {
+            const __m256 right_lo = _mm256_load_ps(b), right_hi = _mm256_load_ps(b + 8);
+            ROWS(STEP)
+        }
+        ROWS(STORE)
     }
-    for (size_t k = t->k; k; k--, a += a_depth, b += b_depth) {
-        const __m256 right_lo = _mm256_load_ps(b), right_hi = _mm256_load_ps(b + 8);
-        ROWS(STEP)
-    }
-    ROWS(STORE)
 }
 
-// The 1 to 6 rows from i on.
-static inline void strip(const lod_attention_tile_args *t, size_t i) {
-    const float *a = t->a + i * t->a_row;
-    const size_t m = t->m - i;
-    for (size_t j = 0; j * 16 < t->n; j++) {
-        const float *b = t->b + j * t->b_panel;
-        float *c = t->c + i * t->ldc + j * 16;
+void lod_attention_tile_f32__avx2_6x16(const lod_attention_tile_args *args) {
+    const lod_attention_tile_args t = *args;
+    const float *a = t.a;
+    float *c = t.c;
+    size_t m = t.m;
+    for (; m >= 6; m -= 6, a += 6 * t.a_row, c += 6 * t.ldc) strip(t, a, c, 6);
 #define CASE(i)                                                                                                        \
     case i + 1:                                                                                                        \
-        tile(t, a, b, c, i + 1);                                                                                       \
+        strip(t, a, c, i + 1);                                                                                         \
         break;
-        switch (m < 6 ? m : 6) { ROWS(CASE) }
-    }
-}
-
-void lod_attention_tile_f32__avx2_6x16(const lod_attention_tile_args *t) {
-    for (size_t i = 0; i < t->m; i += 6) strip(t, i);
+    switch (m) { ROWS(CASE) }
 }

@@ -15,13 +15,13 @@
 #define DECLARE(i) __m512 lo##i = _mm512_setzero_ps(), hi##i = _mm512_setzero_ps();
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        lo##i = _mm512_loadu_ps(c + i * t->ldc);                                                                       \
-        if (wide) hi##i = _mm512_loadu_ps(c + i * t->ldc + 16);                                                        \
+        lo##i = _mm512_loadu_ps(c + i * ldc);                                                                          \
+        if (wide) hi##i = _mm512_loadu_ps(c + i * ldc + 16);                                                           \
     }
 #define STORE(i)                                                                                                       \
     if (i < m) {                                                                                                       \
-        _mm512_storeu_ps(c + i * t->ldc, lo##i);                                                                       \
-        if (wide) _mm512_storeu_ps(c + i * t->ldc + 16, hi##i);                                                        \
+        _mm512_storeu_ps(c + i * ldc, lo##i);                                                                          \
+        if (wide) _mm512_storeu_ps(c + i * ldc + 16, hi##i);                                                           \
     }
 #define STEP(i)                                                                                                        \
     if (i < m) {                                                                                                       \
@@ -30,40 +30,38 @@
         if (wide) hi##i = _mm512_fmadd_ps(row, right_hi, hi##i);                                                       \
     }
 
-static inline __attribute__((always_inline)) void tile(const lod_attention_tile_args *t, const float *a, const float *b,
+// One tile. The argument struct is a copy: stores to C cannot change it.
+static inline __attribute__((always_inline)) void tile(const lod_attention_tile_args t, const float *a, const float *b,
                                                        float *c, const size_t m, const bool wide) {
-    const size_t a_row = t->a_row, a_depth = t->a_depth, b_depth = t->b_depth, second = wide ? t->b_panel : 0;
+    const size_t a_row = t.a_row, a_depth = t.a_depth, b_depth = t.b_depth, ldc = t.ldc, second = wide ? t.b_panel : 0;
     ROWS(DECLARE)
-    if (!t->first) {
+    if (!t.first) {
         ROWS(LOAD)
     }
-    for (size_t k = t->k; k; k--, a += a_depth, b += b_depth) {
+    for (size_t k = t.k; k; k--, a += a_depth, b += b_depth) {
         const __m512 right_lo = _mm512_load_ps(b), right_hi = _mm512_load_ps(b + second);
         ROWS(STEP)
     }
     ROWS(STORE)
 }
 
-// The 1 to 8 rows from i on.
-static inline void strip(const lod_attention_tile_args *t, size_t i) {
-    const float *a = t->a + i * t->a_row;
-    const size_t m = t->m - i;
-    for (size_t j = 0; j * 16 < t->n; j += 2) {
-        const float *b = t->b + j * t->b_panel;
-        float *c = t->c + i * t->ldc + j * 16;
-        const bool wide = j * 16 + 16 < t->n;
-#define CASE(i)                                                                                                        \
-    case i + 1:                                                                                                        \
-        if (wide) {                                                                                                    \
-            tile(t, a, b, c, i + 1, true);                                                                             \
-        } else {                                                                                                       \
-            tile(t, a, b, c, i + 1, false);                                                                            \
-        }                                                                                                              \
-        break;
-        switch (m < 8 ? m : 8) { ROWS(CASE) }
-    }
+// m rows, a and c pointing at the first.
+static inline __attribute__((always_inline)) void strip(const lod_attention_tile_args t, const float *a, float *c,
+                                                        const size_t m) {
+    size_t j = 0;
+    for (; j + 32 <= t.n; j += 32) tile(t, a, t.b + j / 16 * t.b_panel, c + j, m, true);
+    if (j < t.n) tile(t, a, t.b + j / 16 * t.b_panel, c + j, m, false);
 }
 
-void lod_attention_tile_f32__avx512_8x32(const lod_attention_tile_args *t) {
-    for (size_t i = 0; i < t->m; i += 8) strip(t, i);
+void lod_attention_tile_f32__avx512_8x32(const lod_attention_tile_args *args) {
+    const lod_attention_tile_args t = *args;
+    const float *a = t.a;
+    float *c = t.c;
+    size_t m = t.m;
+    for (; m >= 8; m -= 8, a += 8 * t.a_row, c += 8 * t.ldc) strip(t, a, c, 8);
+#define CASE(i)                                                                                                        \
+    case i + 1:                                                                                                        \
+        strip(t, a, c, i + 1);                                                                                         \
+        break;
+    switch (m) { ROWS(CASE) }
 }

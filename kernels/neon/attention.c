@@ -12,7 +12,7 @@
     float32x4_t a##i = vdupq_n_f32(0), b##i = vdupq_n_f32(0), c##i = vdupq_n_f32(0), d##i = vdupq_n_f32(0);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        const float *from = c + i * t->ldc;                                                                            \
+        const float *from = c + i * ldc;                                                                               \
         a##i = vld1q_f32(from);                                                                                        \
         b##i = vld1q_f32(from + 4);                                                                                    \
         c##i = vld1q_f32(from + 8);                                                                                    \
@@ -20,7 +20,7 @@
     }
 #define STORE(i)                                                                                                       \
     if (i < m) {                                                                                                       \
-        float *to = c + i * t->ldc;                                                                                    \
+        float *to = c + i * ldc;                                                                                       \
         vst1q_f32(to, a##i);                                                                                           \
         vst1q_f32(to + 4, b##i);                                                                                       \
         vst1q_f32(to + 8, c##i);                                                                                       \
@@ -35,36 +35,35 @@
         d##i = vfmaq_f32(d##i, row, rd);                                                                               \
     }
 
-static inline __attribute__((always_inline)) void tile(const lod_attention_tile_args *t, const float *left,
-                                                       const float *right, float *c, const size_t m) {
-    const size_t a_row = t->a_row, a_depth = t->a_depth, b_depth = t->b_depth;
-    ROWS(DECLARE)
-    if (!t->first) {
-        ROWS(LOAD)
+// m rows, a and c pointing at the first. The argument struct is a copy: stores to C cannot change it.
+static inline __attribute__((always_inline)) void strip(const lod_attention_tile_args t, const float *a_strip,
+                                                        float *to_c, const size_t m) {
+    const size_t a_row = t.a_row, a_depth = t.a_depth, b_depth = t.b_depth, ldc = t.ldc;
+    for (size_t j = 0; j * 16 < t.n; j++) {
+        const float *left = a_strip, *right = t.b + j * t.b_panel;
+        float *c = to_c + j * 16;
+        ROWS(DECLARE)
+        if (!t.first) {
+            ROWS(LOAD)
+        }
+        for (size_t k = t.k; k; k--, left += a_depth, right += b_depth) {
+            const float32x4_t ra = vld1q_f32(right), rb = vld1q_f32(right + 4);
+            const float32x4_t rc = vld1q_f32(right + 8), rd = vld1q_f32(right + 12);
+            ROWS(STEP)
+        }
+        ROWS(STORE)
     }
-    for (size_t k = t->k; k; k--, left += a_depth, right += b_depth) {
-        const float32x4_t ra = vld1q_f32(right), rb = vld1q_f32(right + 4);
-        const float32x4_t rc = vld1q_f32(right + 8), rd = vld1q_f32(right + 12);
-        ROWS(STEP)
-    }
-    ROWS(STORE)
 }
 
-// The 1 to 6 rows from i on.
-static inline void strip(const lod_attention_tile_args *t, size_t i) {
-    const float *a = t->a + i * t->a_row;
-    const size_t m = t->m - i;
-    for (size_t j = 0; j * 16 < t->n; j++) {
-        const float *b = t->b + j * t->b_panel;
-        float *c = t->c + i * t->ldc + j * 16;
+void lod_attention_tile_f32__neon_6x16(const lod_attention_tile_args *args) {
+    const lod_attention_tile_args t = *args;
+    const float *a = t.a;
+    float *c = t.c;
+    size_t m = t.m;
+    for (; m >= 6; m -= 6, a += 6 * t.a_row, c += 6 * t.ldc) strip(t, a, c, 6);
 #define CASE(i)                                                                                                        \
     case i + 1:                                                                                                        \
-        tile(t, a, b, c, i + 1);                                                                                       \
+        strip(t, a, c, i + 1);                                                                                         \
         break;
-        switch (m < 6 ? m : 6) { ROWS(CASE) }
-    }
-}
-
-void lod_attention_tile_f32__neon_6x16(const lod_attention_tile_args *t) {
-    for (size_t i = 0; i < t->m; i += 6) strip(t, i);
+    switch (m) { ROWS(CASE) }
 }

@@ -11,6 +11,14 @@ static size_t padded(size_t n) {
     return (n + 15) / 16 * 16;
 }
 
+// Rows of a head lie so far apart that no hardware prefetcher follows them: what walks over them asks for those some
+// rows ahead. No further, because distances of a multiple of 4 KiB share the 8 lines of a set of the first cache.
+enum { PREFETCH_ROWS = 6 };
+
+LOD_INLINE void prefetch(const float *row, size_t n) {
+    for (size_t d = 0; d < n; d += 16) __builtin_prefetch(row + d);
+}
+
 // --- Packing ---
 
 // Up to 16 rows; returns what the probe gathers.
@@ -19,7 +27,9 @@ LOD_INLINE v16 pack_strip(const lod_attention_pack_args *a, size_t first, size_t
     const v16 scale = v16_set1(a->scale);
     v16 probe = v16_zero();
     for (size_t i = 0; i < count; i++) {
+        const size_t ahead = first + i + PREFETCH_ROWS;
         const float *x = a->x + (a->index ? a->index[first + i] : first + i) * a->ldx;
+        if (ahead < a->count) prefetch(a->x + (a->index ? a->index[ahead] : ahead) * a->ldx, a->n);
         for (size_t d = 0; d < a->n; d += 16) {
             size_t left = a->n - d;
             v16 y = v16_mul(v16_load_row(x + d, left), scale);
@@ -52,7 +62,9 @@ void LOD_VARIANT(attention_unpack_f32)(const lod_attention_unpack_args *a) {
     const size_t d16 = padded(a->n);
     const v16 scale = v16_set1(a->scale);
     for (size_t i = 0; i < a->count; i++) {
+        const size_t ahead = i + PREFETCH_ROWS;
         float *x = a->x + (a->index ? a->index[i] : i) * a->ldx;
+        if (ahead < a->count) prefetch(a->x + (a->index ? a->index[ahead] : ahead) * a->ldx, a->n);
         for (size_t d = 0; d < a->n; d += 16) {
             v16 y = v16_add(v16_load(a->rows + i * d16 + d), v16_zero());
             v16_store_row(x + d, v16_mul(y, scale), a->n - d);
@@ -156,7 +168,7 @@ LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_
         const uint16_t *counted = mode == LOD_ATTENTION_WEIGHTS ? NULL : bits;
         const uint16_t *selected = mode == LOD_ATTENTION_WEIGHTS ? bits : NULL; // what is not counted is +0 already
         float alpha = sum_row(s, seen, counted, selected, s, a->m + i, a->l + i * 16);
-        if (alpha != 1.0f) scale_row(a->o + i * d16, d16, alpha);
+        if (alpha != 1.0f) scale_row(a->o + i * d16, a->head_dim, alpha);
         zero_columns(s, seen, a->n);
     }
 }
@@ -191,6 +203,7 @@ void LOD_VARIANT(attention_finish_f32)(const lod_attention_finish_args *a) {
     const size_t d16 = padded(a->head_dim);
     for (size_t i = 0; i < a->rows; i++) {
         float l = v16_sum(v16_load(a->l + i * 16));
+        if (i + PREFETCH_ROWS < a->rows) prefetch(a->o + (i + PREFETCH_ROWS) * a->ldo, a->head_dim);
         for (size_t d = 0; d < a->head_dim; d += 16) {
             v16 o = v16_add(v16_div(v16_load(a->acc + i * d16 + d), v16_set1(l)), v16_zero());
             o = l == 0.0f ? v16_zero() : v16_mul(o, v16_set1(a->inv));
@@ -207,6 +220,7 @@ void LOD_VARIANT(attention_finish_f32)(const lod_attention_finish_args *a) {
 
 void LOD_VARIANT(attention_delta_f32)(const lod_attention_delta_args *a) {
     for (size_t i = 0; i < a->rows; i++) {
+        if (i + PREFETCH_ROWS < a->rows) prefetch(a->o + (i + PREFETCH_ROWS) * a->ldo, a->head_dim);
         a->delta[i] = v16_dot(a->d_o + i * a->ldo, a->o + i * a->ldo, a->head_dim);
     }
 }
