@@ -74,7 +74,7 @@ void lod_attention_pack_f32__ref(const lod_attention_pack_args *a) {
 void lod_attention_unpack_f32__ref(const lod_attention_unpack_args *a) {
     for (size_t i = 0; i < a->count; i++) {
         for (size_t d = 0; d < a->n; d++) {
-            a->x[(a->index ? a->index[i] : i) * a->ldx + d] = a->rows[i * padded(a->n) + d] * a->scale + 0;
+            a->x[(a->index ? a->index[i] : i) * a->ldx + d] = (a->rows[i * padded(a->n) + d] + 0) * a->scale;
         }
     }
 }
