@@ -61,7 +61,7 @@ LOD_INLINE float v16_row_exp(float *x, size_t n, float shift, bool store) {
 // subnormal result.
 //     t = fma(x, 1 / ln 2, 1.5 * 2^23 + 25);  n = t - (1.5 * 2^23 + 25), an integer
 //     r = fnma(n, ln 2 rounded, x);  r = fnma(n, ln 2 - that, r);  p = Horner's fmas
-//     exp = (p with n + 25 added to its exponent) * 2^-25
+//     exp = (p with n + 25 added to its exponent) * fma(x, 0, 2^-25); a NaN's exponent may come out as anything
 // Below -104 everything is +0. NaN stays NaN; beyond 64 the result is unspecified, but the same everywhere.
 LOD_INLINE v16 v16_exp_softmax(v16 x) {
     const v16 magic = v16_set1(0x1.8p23f + 25);
@@ -74,7 +74,7 @@ LOD_INLINE v16 v16_exp_softmax(v16 x) {
     p = v16_fma(p, r, v16_set1(0x1.fffffcp-2f));
     p = v16_fma(p, r, v16_set1(1.0f));
     p = v16_fma(p, r, v16_set1(1.0f));
-    return v16_mul(v16_add_exponent(p, t), v16_set1(0x1p-25f));
+    return v16_mul(v16_add_exponent(p, t), v16_fma(x, v16_zero(), v16_set1(0x1p-25f)));
 }
 
 // sum16(i: a b) of kernels.h.
