@@ -270,6 +270,7 @@ typedef enum lod_attention_mode {
 
 /// Which of a block's keys a query keeps: all, none, or those of an element mask, drawn for row row0 + i of the query
 /// and the columns 8 group .. 8 group + 127 (philox.h: counters from `group` on).
+/// LOGITS keeps all or draws, WEIGHTS draws, NOGRAD does any of the three.
 typedef enum lod_attention_keep { LOD_KEEP_ALL, LOD_KEEP_NONE, LOD_KEEP_DRAWN } lod_attention_keep;
 typedef struct lod_attention_mask {
     lod_attention_mode mode;

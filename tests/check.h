@@ -27,14 +27,16 @@ typedef struct check_entry {
 } check_entry;
 void check_register(check_entry *entry);
 
-#define CHECK_KERNEL(operation, hash)                                                                                  \
-    static void check_##operation(const lod_kernel *kernel);                                                           \
-    __attribute__((constructor)) static void register_##operation(void) {                                              \
+#define CHECK_KERNEL(operation, hash) CHECK_KERNEL_AS(operation, operation, hash)
+// Another check of an operation, under a name of its own.
+#define CHECK_KERNEL_AS(what, operation, hash)                                                                         \
+    static void check_##what(const lod_kernel *kernel);                                                                \
+    __attribute__((constructor)) static void register_##what(void) {                                                   \
         static check_entry entry = {                                                                                   \
-            .name = #operation, .op = LOD_OP_##operation, .golden = hash, .run_kernel = check_##operation};            \
+            .name = #what, .op = LOD_OP_##operation, .golden = hash, .run_kernel = check_##what};                      \
         check_register(&entry);                                                                                        \
     }                                                                                                                  \
-    static void check_##operation(const lod_kernel *kernel)
+    static void check_##what(const lod_kernel *kernel)
 
 #define CHECK_ONCE(what, hash)                                                                                         \
     static void check_##what(void);                                                                                    \
