@@ -29,8 +29,15 @@ typedef struct attention_wide {
     double *o_bound, *lse_bound, *lse_visible_bound, *dq_bound, *dk_bound, *dv_bound;
 } attention_wide;
 
+// Every dropout that attention has: pattern, compensation, per_kv_head; the rest as the checks have it.
+enum { ATTENTION_DROPOUTS = 16 };
+lod_dropout attention_case_dropout(size_t i, double p);
+
 // shape.keys is set to what the segments bring.
 void attention_case_make(attention_case *t, lod_attention_shape shape, bool causal, lod_dropout dropout);
+// With segments of the caller's, ATTENTION_SEGMENTS at most.
+void attention_case_make_of(attention_case *t, lod_attention_shape shape, bool causal, lod_dropout dropout,
+                            size_t segments, const size_t *queries, const size_t *keys);
 attention_wide attention_case_widen(const attention_case *t);
 bool attention_case_nograd(const attention_case *t);
 double attention_case_inv(const attention_case *t);
@@ -40,8 +47,10 @@ void attention_case_keep(const attention_case *t, size_t segment, size_t head, s
 
 // Forward and backward, the segments shared out over so many calls.
 attention_outputs attention_case_run(const attention_case *t, unsigned threads, size_t calls);
-// The same on a plan of the caller's.
+// The same on a plan of the caller's; and with the host's floating-point environment set to flush and to round up.
 attention_outputs attention_case_run_on(const attention_case *t, const lod_plan *plan, size_t calls);
+attention_outputs attention_case_run_strangely(const attention_case *t, unsigned threads);
+// The same bits in all outputs; NaN is NaN.
 void attention_case_same_bits(const attention_case *t, const attention_outputs *got, const attention_outputs *want);
 void attention_case_share(const attention_case *t, const attention_outputs *out);
 

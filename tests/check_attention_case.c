@@ -1,7 +1,9 @@
 #include "attention_case.h"
 
+#include <math.h>
 #include <string.h>
 
+#include "float_environment.h"
 #include "philox.h"
 
 static size_t queries_of(const attention_case *t) {
@@ -20,19 +22,32 @@ static size_t kv_width_of(const attention_case *t) {
     return t->shape.kv_heads * t->shape.head_dim;
 }
 
-void attention_case_make(attention_case *t, lod_attention_shape shape, bool causal, lod_dropout dropout) {
-    static const size_t queries[ATTENTION_SEGMENTS] = {7, 0, 1, 18, 60}, keys[ATTENTION_SEGMENTS] = {7, 0, 40, 21, 150};
+lod_dropout attention_case_dropout(size_t i, double p) {
+    static const lod_compensation of_element[] = {LOD_COMPENSATION_NONE, LOD_COMPENSATION_RENORMALISE,
+                                                  LOD_COMPENSATION_RENORMALISE_NOGRAD, LOD_COMPENSATION_INVERTED};
+    lod_dropout dropout = {.p = p, .seed = 0x123456789abcdef, .site = 0x1234c000};
+    if (i < 4) {
+        dropout.pattern = LOD_PATTERN_ELEMENT, dropout.compensation = of_element[i];
+        return dropout;
+    }
+    dropout.pattern = i < 10 ? LOD_PATTERN_COLUMN : LOD_PATTERN_SPAN;
+    dropout.compensation = of_element[(i - 4) % 3], dropout.per_kv_head = (i - 4) / 3 % 2;
+    return dropout;
+}
+
+void attention_case_make_of(attention_case *t, lod_attention_shape shape, bool causal, lod_dropout dropout,
+                            size_t segments, const size_t *queries, const size_t *keys) {
     static const char *const patterns[] = {"element", "column", "span"};
     check_shape("heads=%zu kv_heads=%zu head_dim=%zu%s %s compensation=%d p=%g%s", shape.heads, shape.kv_heads,
                 shape.head_dim, causal ? " causal" : "", patterns[dropout.pattern], (int)dropout.compensation,
                 dropout.p, dropout.per_kv_head ? " per_kv_head" : "");
-    *t = (attention_case){.shape = shape, .segments = ATTENTION_SEGMENTS};
-    for (size_t i = 0; i < ATTENTION_SEGMENTS; i++) {
+    *t = (attention_case){.shape = shape, .segments = segments};
+    for (size_t i = 0; i < segments; i++) {
         t->query_start[i + 1] = t->query_start[i] + queries[i];
         t->key_start[i + 1] = t->key_start[i] + keys[i];
         t->draw[i] = (uint32_t)(7 * i + 3), t->instance[i] = (uint8_t)(i % 3);
+        t->shape.keys = keys[i] > t->shape.keys ? keys[i] : t->shape.keys;
     }
-    t->shape.keys = 150;
     lod_attention_args *a = &t->args;
     a->queries = (lod_rows){.count = t->segments, .start = t->query_start, .draw = t->draw, .instance = t->instance};
     a->keys = (lod_rows){.count = t->segments, .start = t->key_start};
@@ -42,6 +57,11 @@ void attention_case_make(attention_case *t, lod_attention_shape shape, bool caus
     a->k = check_floats("k", CHECK_IN, keys_of(t), kv_width_of(t), a->ldk);
     a->v = check_floats("v", CHECK_IN, keys_of(t), kv_width_of(t), a->ldv);
     a->d_o = check_floats("d_o", CHECK_IN, queries_of(t), width_of(t), a->ldo);
+}
+
+void attention_case_make(attention_case *t, lod_attention_shape shape, bool causal, lod_dropout dropout) {
+    static const size_t queries[ATTENTION_SEGMENTS] = {7, 0, 1, 18, 60}, keys[ATTENTION_SEGMENTS] = {7, 0, 40, 21, 150};
+    attention_case_make_of(t, shape, causal, dropout, ATTENTION_SEGMENTS, queries, keys);
 }
 
 attention_wide attention_case_widen(const attention_case *t) {
@@ -141,6 +161,19 @@ attention_outputs attention_case_run_on(const attention_case *t, const lod_plan 
     return out;
 }
 
+attention_outputs attention_case_run_strangely(const attention_case *t, unsigned threads) {
+    lod_plan *plan;
+    CHECK_THAT(lod_plan_attention(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    const uint32_t before = exchange_environment(STRANGE);
+    attention_outputs out = attention_case_run_on(t, plan, 1);
+    const uint32_t after = exchange_environment(before);
+    lod_plan_free(plan);
+    if ((after & MODES) != (STRANGE & MODES)) {
+        check_fail("the host's floating-point environment is 0x%x after the calls, it was 0x%x", after, STRANGE);
+    }
+    return out;
+}
+
 attention_outputs attention_case_run(const attention_case *t, unsigned threads, size_t calls) {
     lod_plan *plan;
     CHECK_THAT(lod_plan_attention(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
@@ -151,16 +184,25 @@ attention_outputs attention_case_run(const attention_case *t, unsigned threads, 
 
 // --- Bits ---
 
+static void same_bits(const char *what, const float *got, const float *want, size_t rows, size_t cols, size_t ld) {
+    for (size_t i = 0; i < rows * cols; i++) {
+        const float a = got[i / cols * ld + i % cols], b = want[i / cols * ld + i % cols];
+        if (memcmp(&a, &b, sizeof a) != 0 && !(isnan(a) && isnan(b))) {
+            check_fail("%s [%zu][%zu] got %a want %a", what, i / cols, i % cols, (double)a, (double)b);
+        }
+    }
+}
+
 void attention_case_same_bits(const attention_case *t, const attention_outputs *got, const attention_outputs *want) {
     const lod_attention_args *a = &t->args;
-    const size_t queries = queries_of(t), keys = keys_of(t), lse = queries * t->shape.heads * sizeof(float);
-    check_bytes_equal("o", got->o, want->o, ((queries - 1) * a->ldo + width_of(t)) * sizeof(float));
-    check_bytes_equal("lse", got->lse, want->lse, lse);
+    const size_t queries = queries_of(t), keys = keys_of(t), heads = t->shape.heads;
+    same_bits("o", got->o, want->o, queries, width_of(t), a->ldo);
+    same_bits("lse", got->lse, want->lse, queries, heads, heads);
     if (want->lse_visible)
-        check_bytes_equal("lse_visible", got->lse_visible, want->lse_visible, lse);
-    check_bytes_equal("dq", got->dq, want->dq, ((queries - 1) * a->ldq + width_of(t)) * sizeof(float));
-    check_bytes_equal("dk", got->dk, want->dk, ((keys - 1) * a->ldk + kv_width_of(t)) * sizeof(float));
-    check_bytes_equal("dv", got->dv, want->dv, ((keys - 1) * a->ldv + kv_width_of(t)) * sizeof(float));
+        same_bits("lse_visible", got->lse_visible, want->lse_visible, queries, heads, heads);
+    same_bits("dq", got->dq, want->dq, queries, width_of(t), a->ldq);
+    same_bits("dk", got->dk, want->dk, keys, kv_width_of(t), a->ldk);
+    same_bits("dv", got->dv, want->dv, keys, kv_width_of(t), a->ldv);
 }
 
 void attention_case_share(const attention_case *t, const attention_outputs *out) {

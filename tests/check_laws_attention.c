@@ -1,130 +1,157 @@
-// Laws of attention and of the loss, on the public interface.
+// Laws of attention on the public interface: what must not change a bit of it. Where NaN and zeros may come from, and
+// where they must not go, is in check_attention_leaks.c.
 #include <math.h>
 #include <string.h>
 
 #include "attention_case.h"
-#include "ref/ref.h"
+#include "plan.h"
 
-static const lod_dropout no_dropout = {.p = 0};
+static const double rate = 0.3;
+static const lod_attention_shape grouped = {.heads = 6, .kv_heads = 2, .head_dim = 24};
 
-CHECK_ONCE(attention_same_bits, 0x8cbb1e76ba52f08b) {
-    static const lod_attention_shape shapes[] = {{.heads = 1, .kv_heads = 1, .head_dim = 8},
-                                                 {.heads = 8, .kv_heads = 4, .head_dim = 24},
-                                                 {.heads = 6, .kv_heads = 1, .head_dim = 64}};
-    for (size_t i = 0; i < 2 * COUNT(shapes); i++) {
+// --- Threads, calls, plans ---
+
+CHECK_ONCE(attention_same_bits, 0x1be643093c9671a2) {
+    for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
         attention_case t;
-        attention_case_make(&t, shapes[i / 2], i % 2, no_dropout);
+        attention_case_make(&t, grouped, i % 2, attention_case_dropout(i / 2, rate));
         attention_outputs one = attention_case_run(&t, 1, 1);
-        for (unsigned threads = 2; threads <= 5; threads++) {
-            attention_outputs many = attention_case_run(&t, threads, threads % 2 ? 1 : t.segments);
+        for (unsigned threads = 1; threads <= 5; threads++) {
+            attention_outputs many = attention_case_run(&t, threads, threads % 2 ? t.segments : 1);
             attention_case_same_bits(&t, &many, &one);
         }
         attention_case_share(&t, &one);
     }
 }
 
-// --- the loss ---
-
-typedef struct head {
-    lod_loss_shape shape;
-    lod_loss_args args;
-    double *w;
-} head;
-
-static void make_head(head *t, lod_loss_shape shape) {
-    check_shape("n_in=%zu vocabulary=%zu tokens=%zu", shape.n_in, shape.vocabulary, shape.tokens);
-    *t = (head){.shape = shape};
-    size_t bytes = lod_packed_size(shape.n_in, shape.vocabulary, LOD_F32);
-    float *w = check_floats("w", CHECK_IN, shape.vocabulary, shape.n_in, shape.n_in);
-    void *packed = check_operand("packed w", CHECK_OUT, 1, 1, bytes, bytes, 64);
-    CHECK_THAT(lod_pack_weights(shape.n_in, shape.vocabulary, LOD_F32, w, shape.n_in, packed, NULL) == LOD_OK);
-    uint32_t *target = check_operand("target", CHECK_IN, sizeof *target, 1, shape.tokens, shape.tokens, 4);
-    for (size_t i = 0; i < shape.tokens; i++) {
-        target[i] = (uint32_t)check_below(shape.vocabulary);
-    }
-    t->w = check_widen(w);
-    t->args = (lod_loss_args){.tokens = shape.tokens, .ldh = shape.n_in + 3, .target = target, .lddh = shape.n_in + 1};
-    t->args.w = (lod_weight){.packed = packed, .dtype = LOD_F32};
-    t->args.h = check_floats("h", CHECK_IN, shape.tokens, shape.n_in, t->args.ldh);
-}
-
-static void run_head(head *t, unsigned threads, bool gradient) {
-    lod_plan *plan;
-    CHECK_THAT(lod_plan_loss(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
-    size_t bytes = lod_plan_workspace(plan);
-    void *workspace = check_operand("workspace", CHECK_OUT, 1, 1, bytes, bytes, 64);
-    t->args.loss = check_floats("loss", CHECK_OUT, 1, t->shape.tokens, t->shape.tokens);
-    t->args.dh = gradient ? check_floats("dh", CHECK_OUT, t->shape.tokens, t->shape.n_in, t->args.lddh) : NULL;
-    CHECK_CALL(CHECK_THAT(lod_loss(plan, &t->args, workspace, NULL) == LOD_OK));
+// A plan like any other, but for the number of queries that are worked on at a time.
+static attention_outputs run_blocks(const attention_case *t, size_t query_block, unsigned threads) {
+    lod_plan *plan, changed;
+    CHECK_THAT(lod_plan_attention(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    changed = *plan;
+    changed.query_block = query_block;
+    changed.workspace = lod_attention_workspace(&changed);
     lod_plan_free(plan);
+    return attention_case_run_on(t, &changed, 1);
 }
 
-// Logits err by gamma_n of their magnitudes; a loss by twice the worst of that, a probability relatively by as much;
-// the rest is rounded on the way as the kernel's contract says.
-static void check_head(const head *t) {
-    const size_t tokens = t->shape.tokens, n = t->shape.n_in, vocabulary = t->shape.vocabulary;
-    double *z = check_doubles(tokens * vocabulary), *magnitude = check_doubles(tokens * vocabulary);
-    double *w_magnitude = check_doubles(vocabulary * n), *loss = check_doubles(tokens), *bound = check_doubles(tokens);
-    double *dh = check_doubles(tokens * n), *dh_bound = check_doubles(tokens * n);
-    for (size_t i = 0; i < vocabulary * n; i++) {
-        w_magnitude[i] = fabs(t->w[i]);
-    }
-    lod_lowrank_tile_f64_args tile = {.m = tokens, .n = vocabulary, .k = n, .ldx = n, .w_row = 1, .w_col = n};
-    tile.x = check_widen(t->args.h), tile.w = t->w, tile.first = true, tile.c = z, tile.ldc = vocabulary;
-    lod_lowrank_tile_f64(&tile);
-    tile.x = check_magnitudes(t->args.h), tile.w = w_magnitude, tile.c = magnitude;
-    lod_lowrank_tile_f64(&tile);
-    lod_xent_f64(&(lod_xent_f64_args){.rows = tokens,
-                                      .n = vocabulary,
-                                      .z = z,
-                                      .ldz = vocabulary,
-                                      .target = t->args.target,
-                                      .loss = loss,
-                                      .gradient = true});
-    for (size_t i = 0; i < tokens; i++) {
-        double worst = 0, *p = z + i * vocabulary;
-        for (size_t j = 0; j < vocabulary; j++) {
-            worst = fmax(worst, magnitude[i * vocabulary + j]);
+CHECK_ONCE(attention_query_blocks, 0xad858d30e0157df0) {
+    static const lod_attention_shape shape = {.heads = 2, .kv_heads = 1, .head_dim = 16};
+    static const size_t queries[] = {210, 9}, keys[] = {290, 150};
+    lod_isa isa;
+    CHECK_THAT(lod_isa_in_use(&isa, NULL, NULL) == LOD_OK);
+    const size_t mr = lod_kernel_find(LOD_OP_attention_tile_f32, isa)->mr;
+    const size_t blocks[] = {1, mr > 1 ? mr - 1 : 1, 7, 64, 200};
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make_of(&t, shape, i % 3 != 2, attention_case_dropout(i, rate), COUNT(queries), queries, keys);
+        attention_outputs usual = attention_case_run(&t, 1, 1);
+        for (size_t b = 0; b < COUNT(blocks); b++) {
+            attention_outputs other = run_blocks(&t, blocks[b], 1 + b % 2);
+            attention_case_same_bits(&t, &other, &usual);
         }
-        // |z - max| <= 2 worst; exp's 2 u, the 16 lanes and their tree, the reciprocal and its product, the loss's own
-        double roundings = 2 * worst + 2 + (double)(vocabulary + 15) / 16 + 4 + 2;
-        double relative = 2 * worst * check_gamma((double)n) + 2 * check_gamma(roundings);
-        bound[i] = relative + CHECK_U * (4 * worst + 2 * log((double)vocabulary));
-        for (size_t d = 0; d < n; d++) {
-            for (size_t j = 0; j < vocabulary; j++) {
-                double probability = p[j] + (j == t->args.target[i]);
-                double error = probability * relative + CHECK_U * fabs(p[j]);
-                double product = fabs(p[j]) * w_magnitude[j * n + d];
-                dh[i * n + d] += p[j] * t->w[j * n + d];
-                dh_bound[i * n + d] += error * w_magnitude[j * n + d] + product * check_gamma((double)vocabulary);
+        attention_case_share(&t, &usual);
+    }
+}
+
+// One pair of segment and head for four threads: forward is cut by queries, backward by queries and again by keys.
+CHECK_ONCE(attention_cut_segments, 0xfab6a86a529a8043) {
+    static const lod_attention_shape shape = {.heads = 1, .kv_heads = 1, .head_dim = 8};
+    static const size_t few[] = {200}, many[] = {700};
+    for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        const lod_dropout dropout = attention_case_dropout(i / 2, rate);
+        attention_case_make_of(&t, shape, i % 4 != 3, dropout, 1, i % 2 ? few : many, many);
+        attention_outputs whole = attention_case_run(&t, 1, 1), cut = attention_case_run(&t, 4, 1);
+        attention_case_same_bits(&t, &cut, &whole);
+        attention_case_share(&t, &whole);
+    }
+}
+
+// --- Dropouts that are the same ---
+
+CHECK_ONCE(attention_without_rate, 0) {
+    for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make(&t, grouped, i % 2, (lod_dropout){.p = 0});
+        attention_outputs none = attention_case_run(&t, 1, 1);
+        t.args.dropout = attention_case_dropout(i / 2, 0);
+        attention_outputs zero = attention_case_run(&t, 1, 1);
+        attention_case_same_bits(&t, &zero, &none);
+    }
+}
+
+// DropAttention with a gradient through its normaliser is DropKey.
+CHECK_ONCE(attention_renormalise, 0) {
+    for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        const lod_dropout dropout = attention_case_dropout(i / 2, rate);
+        if (dropout.compensation != LOD_COMPENSATION_RENORMALISE)
+            continue;
+        attention_case_make(&t, grouped, i % 2, dropout);
+        attention_outputs renormalised = attention_case_run(&t, 1, 1);
+        t.args.dropout.compensation = LOD_COMPENSATION_NONE;
+        attention_outputs none = attention_case_run(&t, 1, 1);
+        attention_case_same_bits(&t, &renormalised, &none);
+    }
+}
+
+// --- The host, and the past ---
+
+// Subnormal numbers among inputs and results, so that flushing them would show.
+CHECK_ONCE(attention_float_environment, 0) {
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make(&t, grouped, i % 2, attention_case_dropout(i, rate));
+        float *d_o = (float *)(uintptr_t)t.args.d_o, *q = (float *)(uintptr_t)t.args.q;
+        for (size_t row = 0; row < t.query_start[t.segments]; row++) {
+            for (size_t d = 0; d < grouped.heads * grouped.head_dim; d++) {
+                d_o[row * t.args.ldo + d] *= 0x1p-128f;
+                q[row * t.args.ldq + d] *= row % 2 ? 0x1p-128f : 1;
             }
         }
+        attention_outputs plain = attention_case_run(&t, 1, 1);
+        size_t subnormal = 0;
+        for (size_t row = 0; row < t.key_start[t.segments]; row++) {
+            subnormal += fpclassify(plain.dv[row * t.args.ldv]) == FP_SUBNORMAL;
+        }
+        CHECK_THAT(subnormal > 0);
+        for (unsigned threads = 1; threads <= 3; threads += 2) {
+            attention_outputs strange = attention_case_run_strangely(&t, threads);
+            attention_case_same_bits(&t, &strange, &plain);
+        }
     }
-    check_near(t->args.loss, loss, bound);
-    check_near(t->args.dh, dh, dh_bound);
 }
 
-CHECK_ONCE(loss_of_a_head, 0x9cad097b7dab2292) {
-    static const lod_loss_shape shapes[] = {{.n_in = 1, .vocabulary = 2, .tokens = 1},
-                                            {.n_in = 40, .vocabulary = 45, .tokens = 130},
-                                            {.n_in = 33, .vocabulary = 1100, .tokens = 67},
-                                            {.n_in = 5, .vocabulary = 7, .tokens = 2100}};
-    for (size_t i = 0; i < sizeof shapes / sizeof shapes[0]; i++) {
-        head t;
-        make_head(&t, shapes[i]);
-        run_head(&t, 1, true);
-        check_head(&t);
-        check_share(t.args.loss);
-        check_share(t.args.dh);
-        const float *loss = t.args.loss, *dh = t.args.dh;
-        size_t loss_bytes = t.shape.tokens * sizeof *loss;
-        size_t dh_bytes = ((t.shape.tokens - 1) * t.args.lddh + t.shape.n_in) * sizeof *dh;
-        for (unsigned threads = 2; threads <= 5; threads++) {
-            run_head(&t, threads, true);
-            check_bytes_equal("loss", t.args.loss, loss, loss_bytes);
-            check_bytes_equal("dh", t.args.dh, dh, dh_bytes);
+// The last rows of a tensor of queries.
+static void same_tail(const char *what, const float *few, const float *all, size_t rows, size_t skip, size_t ld,
+                      size_t cols) {
+    for (size_t i = 0; i < rows; i++) {
+        if (memcmp(few + i * ld, all + (skip + i) * ld, cols * sizeof *few) != 0)
+            check_fail("%s of query %zu of %zu is not that of the whole", what, i, rows);
+    }
+}
+
+// A few queries against a cache of keys are the last ones of a whole segment.
+CHECK_ONCE(attention_key_cache, 0) {
+    enum { KEYS = 300 };
+    static const size_t keys[] = {KEYS};
+    const size_t width = grouped.heads * grouped.head_dim;
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make_of(&t, grouped, true, attention_case_dropout(i, rate), 1, keys, keys);
+        attention_outputs all = attention_case_run(&t, 1, 1);
+        const lod_attention_args whole = t.args;
+        for (size_t queries = 1; queries <= 8; queries++) {
+            const size_t skip = KEYS - queries;
+            t.query_start[1] = queries;
+            t.args.q = whole.q + skip * whole.ldq, t.args.d_o = whole.d_o + skip * whole.ldo;
+            attention_outputs few = attention_case_run(&t, 1, 1);
+            same_tail("o", few.o, all.o, queries, skip, whole.ldo, width);
+            same_tail("lse", few.lse, all.lse, queries, skip, grouped.heads, grouped.heads);
+            same_tail("dq", few.dq, all.dq, queries, skip, whole.ldq, width);
+            if (few.lse_visible)
+                same_tail("lse_visible", few.lse_visible, all.lse_visible, queries, skip, grouped.heads, grouped.heads);
         }
-        run_head(&t, 2, false);
-        check_bytes_equal("loss without gradient", t.args.loss, loss, loss_bytes);
     }
 }

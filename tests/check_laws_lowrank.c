@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "float_environment.h"
 #include "philox.h"
 #include "ref/ref.h"
 
@@ -103,26 +104,6 @@ static void make_layer(layer *l, lod_lowrank_shape shape, lod_dtype dtype, doubl
 }
 
 // --- running it ---
-
-static uint32_t exchange_environment(uint32_t value) {
-    uint32_t before = 0;
-#if defined(__x86_64__)
-    before = __builtin_ia32_stmxcsr();
-    __builtin_ia32_ldmxcsr(value);
-#elif defined(__aarch64__)
-    uint64_t fpcr;
-    __asm__ volatile("mrs %0, fpcr" : "=r"(fpcr));
-    before = (uint32_t)fpcr;
-    __asm__ volatile("msr fpcr, %0" : : "r"((uint64_t)value));
-#endif
-    return before;
-}
-
-#if defined(__x86_64__)
-enum { STRANGE = 0x1f80 | 0x8000 | 0x40 | 2 << 13, MODES = 0xffc0 }; // MXCSR: masks, FTZ, DAZ, round up; all but flags
-#else
-enum { STRANGE = 1 << 24 | 1 << 22, MODES = 0x07c00000 }; // FPCR: FZ, round up
-#endif
 
 // All that one caller brings to its calls.
 typedef struct caller {
