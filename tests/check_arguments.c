@@ -5,7 +5,17 @@
 
 #include "check.h"
 
-enum { N_IN = 33, N_OUT = 20, RANK = 4, TOKENS = 6, HEADS = 4, KV_HEADS = 2, HEAD_DIM = 8, CELLS = 64 };
+enum {
+    N_IN = 33,
+    N_OUT = 20,
+    RANK = 4,
+    TOKENS = 6,
+    HEADS = 4,
+    KV_HEADS = 2,
+    HEAD_DIM = 8,
+    CELLS = 64,
+    MANY_HEADS = 258
+};
 
 static void expect(lod_status status, const lod_error *err, const char *field, const char *what) {
     if (status != LOD_BAD_ARGUMENT || err->code != status || strcmp(err->field, field) != 0) {
@@ -178,14 +188,20 @@ typedef lod_status attention_call(const lod_plan *, const lod_attention_args *, 
 static void check_attention(attention_call *call, bool backward) {
     static const size_t start[] = {0, 4, TOKENS}, late[] = {1, 4, TOKENS}, more[] = {0, 5, TOKENS};
     static const size_t long_start[] = {0, 4, 4 + TOKENS + 1};
+    static const uint32_t draw[] = {1, 2};
+    static const uint8_t instance[] = {0, 64};
     check_shape("%s", backward ? "backward" : "forward");
     const lod_attention_shape shape = {.heads = HEADS, .kv_heads = KV_HEADS, .head_dim = HEAD_DIM, .keys = TOKENS};
     const size_t width = HEADS * HEAD_DIM, kv_width = KV_HEADS * HEAD_DIM;
-    lod_plan *plan, *other;
+    lod_attention_shape short_shape = shape, wide_shape = shape;
+    short_shape.queries = 3, wide_shape.heads = MANY_HEADS;
+    lod_plan *plan, *other, *short_plan, *wide_plan;
     CHECK_THAT(lod_plan_attention(&shape, 1, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    CHECK_THAT(lod_plan_attention(&short_shape, 1, LOD_ESTIMATE, &short_plan, NULL) == LOD_OK);
+    CHECK_THAT(lod_plan_attention(&wide_shape, 1, LOD_ESTIMATE, &wide_plan, NULL) == LOD_OK);
     CHECK_THAT(lod_plan_rowwise(1, &other, NULL) == LOD_OK);
     char *memory = workspace_of(plan);
-    const lod_rows rows = {.count = 2, .start = start};
+    const lod_rows rows = {.count = 2, .start = start, .draw = draw};
     lod_attention_args base = {.queries = rows, .keys = rows, .causal = true, .scale = 0.4};
     base.ldq = base.ldo = width, base.ldk = base.ldv = kv_width;
     base.q = floats("q", TOKENS, width), base.k = floats("k", TOKENS, kv_width), base.v = floats("v", TOKENS, kv_width);
@@ -212,6 +228,24 @@ static void check_attention(attention_call *call, bool backward) {
     ATTENTION_CALL("o", a.o = NULL);
     ATTENTION_CALL("o", a.ldo--);
     ATTENTION_CALL("lse", a.lse = NULL);
+    ATTENTION_CALL("scale", a.scale = NAN);
+    ATTENTION_CALL("scale", a.scale = INFINITY);
+    ATTENTION_CALL("scale", a.scale = 1e39); // as a float
+    BAD("queries", , call(short_plan, &base, memory, err));
+    const lod_compensation nograd = LOD_COMPENSATION_RENORMALISE_NOGRAD, inverted = LOD_COMPENSATION_INVERTED;
+    ATTENTION_CALL("p", a.dropout.p = 1);
+    ATTENTION_CALL("p", a.dropout.p = -0.1);
+    ATTENTION_CALL("p", a.dropout.p = NAN);
+    ATTENTION_CALL("p", a.dropout.p = 1e-7);
+    ATTENTION_CALL("pattern", a.dropout.pattern = (lod_pattern)3);
+    ATTENTION_CALL("pattern", a.dropout.pattern = (lod_pattern)-1);
+    ATTENTION_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
+    ATTENTION_CALL("dropout", a.dropout.pattern = LOD_PATTERN_COLUMN; a.dropout.compensation = inverted);
+    ATTENTION_CALL("dropout", a.dropout.pattern = LOD_PATTERN_SPAN; a.dropout.compensation = inverted);
+    ATTENTION_CALL("lse_visible", a.dropout.p = 0.5; a.dropout.compensation = nograd);
+    ATTENTION_CALL("queries", a.dropout.p = 0.5; a.queries.draw = NULL);
+    ATTENTION_CALL("queries", a.queries.instance = instance);
+    BAD("dropout", lod_attention_args a = base; a.dropout.p = 0.5, call(wide_plan, &a, memory, err));
     if (backward) {
         ATTENTION_CALL("d_o", a.d_o = NULL);
         ATTENTION_CALL("dq", a.dq = NULL);
@@ -219,6 +253,8 @@ static void check_attention(attention_call *call, bool backward) {
         ATTENTION_CALL("dv", a.dv = NULL);
     }
     lod_plan_free(plan);
+    lod_plan_free(short_plan);
+    lod_plan_free(wide_plan);
     lod_plan_free(other);
 }
 

@@ -178,35 +178,54 @@ CHECK_ONCE(gradient_xent, 0) {
     check_argument(&(argument){"z", z, gradient, ROWS * N}, xent_loss, &t);
 }
 
-// --- attention: loss = <d_o, o> ---
+// --- attention: loss = <d_o, o>; with a constant normaliser, <d_o, o> sum m e / sum e, times what it was before ---
 
 typedef struct attention {
     lod_attention_fwd_f64_args forward;
     const double *d_o;
+    double normaliser; // sum m e / sum e where it counts as a constant, else 0
 } attention;
 
 static double attention_loss(void *context) {
     const attention *t = context;
     lod_attention_fwd_f64(&t->forward);
-    return inner(t->forward.head_dim, t->d_o, t->forward.o);
+    double loss = inner(t->forward.head_dim, t->d_o, t->forward.o);
+    return t->normaliser > 0 ? loss * exp(*t->forward.lse - *t->forward.lse_visible) / t->normaliser : loss;
 }
 
-CHECK_ONCE(gradient_attention, 0) {
+static void check_attention(lod_compensation compensation, size_t dropped, const uint8_t *keep) {
     enum { D = 8, KEYS = 13 };
-    check_shape("%d keys of %d", KEYS, D);
-    double *q = random_doubles(D), *k = random_doubles(KEYS * D), *v = random_doubles(KEYS * D), lse;
+    check_shape("%d keys of %d, %zu dropped, compensation %d", KEYS, D, dropped, (int)compensation);
+    double *q = random_doubles(D), *k = random_doubles(KEYS * D), *v = random_doubles(KEYS * D), lse, lse_visible;
     attention t = {.forward = {.head_dim = D, .keys = KEYS, .q = q, .k = k, .v = v, .ldk = D, .ldv = D, .scale = 1.3},
                    .d_o = random_doubles(D)};
     t.forward.o = check_doubles(D), t.forward.lse = &lse, t.forward.scratch = check_doubles(KEYS);
+    t.forward.lse_visible = &lse_visible, t.forward.keep = keep, t.forward.inv = 1.6;
+    t.forward.compensation = compensation;
     attention_loss(&t);
     lod_attention_bwd_f64_args b = {
         .head_dim = D, .keys = KEYS, .q = q, .k = k, .v = v, .ldk = D, .ldv = D, .scale = 1.3};
-    b.o = t.forward.o, b.d_o = t.d_o, b.lse = lse;
+    b.o = t.forward.o, b.d_o = t.d_o, b.lse = lse, b.lse_visible = lse_visible, b.keep = keep, b.inv = t.forward.inv;
+    b.compensation = compensation;
     b.dq = check_doubles(D), b.dk = check_doubles(KEYS * D), b.dv = check_doubles(KEYS * D);
     lod_attention_bwd_f64(&b);
+    if (keep && compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD)
+        t.normaliser = exp(lse - lse_visible);
     check_argument(&(argument){"q", q, b.dq, D}, attention_loss, &t);
     check_argument(&(argument){"k", k, b.dk, KEYS * D}, attention_loss, &t);
     check_argument(&(argument){"v", v, b.dv, KEYS * D}, attention_loss, &t);
+}
+
+// Masks of any pattern are the same to one query: some of its keys.
+CHECK_ONCE(gradient_attention, 0) {
+    static const size_t dropped[] = {0, 1, 6, 12};
+    for (size_t i = 0; i < 4 * 4; i++) {
+        uint8_t keep[13];
+        for (size_t j = 0; j < 13; j++) {
+            keep[j] = j * 5 % 13 >= dropped[i / 4];
+        }
+        check_attention((lod_compensation)(i % 4), dropped[i / 4], i / 4 ? keep : NULL);
+    }
 }
 
 // --- the low-rank layer: loss = <dy, y> with a mask ---
