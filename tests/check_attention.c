@@ -19,6 +19,7 @@ typedef struct query {
     lod_attention_fwd_f64_args f; // packed rows of d floats
     size_t kv_row, row;           // of its first key and of itself, in [..][heads] tensors
     double blocks, inv;
+    double *s, *s_error; // [keys] logits, and how far off they may be
     double *o_bound, lse_bound, lse_visible_bound;
 } query;
 
@@ -30,12 +31,13 @@ static double dot(size_t n, const double *a, const double *b, bool magnitude) {
     return sum;
 }
 
-static double logit_error(const lod_attention_fwd_f64_args *f, size_t j) {
-    return dot(f->head_dim, f->q, f->k + j * f->ldk, true) * fabs(f->scale) * check_gamma((double)f->head_dim + 1);
-}
-
-static double logit(const lod_attention_fwd_f64_args *f, size_t j) {
-    return dot(f->head_dim, f->q, f->k + j * f->ldk, false) * f->scale;
+static void find_logits(query *t) {
+    const lod_attention_fwd_f64_args *f = &t->f;
+    for (size_t j = 0; j < f->keys; j++) {
+        const double *k = f->k + j * f->ldk;
+        t->s[j] = dot(f->head_dim, f->q, k, false) * f->scale;
+        t->s_error[j] = dot(f->head_dim, f->q, k, true) * fabs(f->scale) * check_gamma((double)f->head_dim + 1);
+    }
 }
 
 static bool kept(const lod_attention_fwd_f64_args *f, size_t j) {
@@ -50,15 +52,15 @@ static double sum_error(const query *t, bool all, double *most, double *lse_boun
     for (size_t j = 0; j < f->keys; j++) {
         if (!all && !kept(f, j))
             continue;
-        max = fmax(max, logit(f, j));
-        *most = fmax(*most, logit_error(f, j));
+        max = fmax(max, t->s[j]);
+        *most = fmax(*most, t->s_error[j]);
     }
     for (size_t j = 0; j < f->keys; j++) {
         if (!all && !kept(f, j))
             continue;
-        double argument = logit(f, j) - max;
+        double argument = t->s[j] - max;
         sum += exp(argument);
-        error += exp(argument) * (logit_error(f, j) + check_gamma(fabs(argument) + *most + 2 + 4 * t->blocks)) + tiny;
+        error += exp(argument) * (t->s_error[j] + check_gamma(fabs(argument) + *most + 2 + 4 * t->blocks)) + tiny;
     }
     if (sum == 0)
         return 0;
@@ -78,15 +80,18 @@ static void bound_forward(query *t) {
         t->lse_visible_bound += check_gamma(fabs(*f->lse_visible - (isinf(*f->lse) ? *f->lse_visible : *f->lse)) + 8);
     }
     for (size_t d = 0; d < f->head_dim; d++) {
-        double bound = 0;
-        for (size_t j = 0; j < f->keys; j++) {
-            if (!kept(f, j))
-                continue;
-            double argument = logit(f, j) - *f->lse, value = fabs(f->v[j * f->ldv + d]) * t->inv;
-            double error = logit_error(f, j) + check_gamma(fabs(argument) + most + 2 + 4 * t->blocks);
-            bound += exp(argument) * value * (error + check_gamma((double)f->keys)) + tiny * (value + 1);
+        t->o_bound[d] = fabs(f->o[d]) * (relative + check_gamma(3)) + tiny;
+    }
+    for (size_t j = 0; j < f->keys; j++) {
+        if (!kept(f, j))
+            continue;
+        const double argument = t->s[j] - *f->lse;
+        const double error = t->s_error[j] + check_gamma(fabs(argument) + most + 2 + 4 * t->blocks);
+        const double weight = exp(argument) * (error + check_gamma((double)f->keys));
+        for (size_t d = 0; d < f->head_dim; d++) {
+            const double value = fabs(f->v[j * f->ldv + d]) * t->inv;
+            t->o_bound[d] += weight * value + tiny * (value + 1);
         }
-        t->o_bound[d] = bound + fabs(f->o[d]) * (relative + check_gamma(3)) + tiny;
     }
 }
 
@@ -124,7 +129,7 @@ static void add_backward(const query *t, const double *d_o, size_t chain, const 
                                                         .dv = g->dv + t->kv_row * n});
     for (size_t j = 0; j < f->keys; j++) {
         const bool keep = kept(f, j);
-        const double *k = f->k + j * f->ldk, *v = f->v + j * f->ldv, s = logit(f, j), s_error = logit_error(f, j);
+        const double *k = f->k + j * f->ldk, *v = f->v + j * f->ldv, s = t->s[j], s_error = t->s_error[j];
         const double p = keep || weights ? exp(s - *f->lse) : 0;
         const double p_error =
             keep || weights ? p * (s_error + t->lse_bound + check_gamma(fabs(s - *f->lse) + 3)) + tiny : 0;
@@ -164,7 +169,7 @@ static void add_backward(const query *t, const double *d_o, size_t chain, const 
 static void meaning(const attention_case *t, const attention_wide *w) {
     const lod_attention_shape *s = &t->shape;
     const size_t n = s->head_dim, group = s->heads / s->kv_heads;
-    double *scratch = check_doubles(s->keys);
+    double *scratch = check_doubles(s->keys), *logits = check_doubles(s->keys), *errors = check_doubles(s->keys);
     uint8_t *keep = check_operand("keep", CHECK_OUT, 1, 1, s->keys, s->keys, 1);
     const gradients g = {w->dq, w->dk, w->dv, w->dq_bound, w->dk_bound, w->dv_bound};
     for (size_t i = 0; i < t->segments; i++) {
@@ -172,7 +177,8 @@ static void meaning(const attention_case *t, const attention_wide *w) {
         const size_t queries = t->query_start[i + 1] - t->query_start[i];
         for (size_t head = 0; head < s->heads; head++) {
             for (size_t q = 0; q < queries; q++) {
-                query one = {.row = (t->query_start[i] + q) * s->heads + head, .inv = 1};
+                query one = {
+                    .row = (t->query_start[i] + q) * s->heads + head, .inv = 1, .s = logits, .s_error = errors};
                 one.kv_row = t->key_start[i] * s->kv_heads + head / group;
                 one.blocks = (double)(keys / LOD_KEY_BLOCK + 1);
                 lod_attention_fwd_f64_args *f = &one.f;
@@ -198,6 +204,7 @@ static void meaning(const attention_case *t, const attention_wide *w) {
                     f->lse_visible = w->lse_visible + one.row;
                 }
                 one.o_bound = w->o_bound + one.row * n;
+                find_logits(&one);
                 lod_attention_fwd_f64(f);
                 bound_forward(&one);
                 w->lse_bound[one.row] = one.lse_bound;
