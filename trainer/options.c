@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "dropout.h"
 #include "json.h"
 
 static void *place(const struct option *o, void *values) {
@@ -25,14 +26,7 @@ static const struct option *find(const struct option_table *table, const char *n
 // The reason why a number is refused, NULL if it is not.
 static const char *out_of_range(const struct option *o, double value, char text[96]) {
     if (o->type == OPTION_RATE) {
-        if (!(value >= 0 && value < 1)) {
-            return "must be at least 0 and below 1";
-        }
-        double threshold = floor(value * 65536 + 0.5); // of 65536 draws, those that are dropped
-        if (value > 0 && (threshold < 1 || threshold > 65535)) {
-            return "rounds to dropping nothing or everything: masks count in parts of 65536";
-        }
-        return NULL;
+        return dropout_rate_refusal(value);
     }
     if (!(value >= o->least && value <= o->most)) {
         snprintf(text, 96, o->most >= 1e15 ? "must be at least %.15g" : "must be from %.15g to %.15g", o->least,

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config and FOLDER/jsonl.
+# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl and FOLDER/drop.
 set -eu
 out=$1
-mkdir -p "$out/safetensors" "$out/config" "$out/jsonl"
+mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop"
 
 # tensors NAME HEADER DATA: the header's length as 8 bytes, the header, the data
 tensors() {
@@ -31,3 +31,8 @@ printf '{"peft_type": "LORA", "r": 1, "target_modules": "all-linear"}' > "$out/c
 printf '{"text": "some text"}\n\n{"text": "and more, a bit longer than fits"}\n' > "$out/jsonl/text"
 printf '{"prompt": "a prompt that is long, a", "completion": "b, done"}\r\n' > "$out/jsonl/completion"
 printf '{"prompt": "xa", "choices": ["b", "ab", ""], "label": 1}\n{"prompt": "", "choices": ["x", "y"], "label": "y"}' > "$out/jsonl/choice"
+
+printf 'lora_input:element:0.1' > "$out/drop/input"
+printf 'attn_logit:column:0.1:none:12-23' > "$out/drop/range"
+printf 'attn_weight:span:0.25:renormalise-nograd:later-half' > "$out/drop/half"
+printf 'attn_weight:element:1e-3:inverted:7' > "$out/drop/layer"

@@ -1,0 +1,355 @@
+// dropout.h: every position x pattern x compensation, the text of --drop, the methods, what layers draw, lodrop.json.
+#include "../../trainer/dropout.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "../../trainer/config.h"
+#include "expect.h"
+
+// --- The triples ---
+
+static const char *const positions[] = {"lora_input", "lora_a",     "lora_b",    "attn_logit", "attn_weight",
+                                        "ffn_middle", "ffn_output", "embedding", "hidden"};
+static const char *const patterns[] = {"element", "column", "span"};
+static const char *const compensations[] = {"none", "inverted", "renormalise", "renormalise-nograd", "inference"};
+static const char *const trained[] = {"lora_input", "attn_logit", "attn_weight"};
+
+// All that can be trained with. Usual: what is meant if no compensation is named.
+static const struct {
+    const char *position, *pattern, *compensation;
+    bool usual;
+} valid[] = {
+    {"lora_input", "element", "inverted", true},
+    {"attn_logit", "element", "none", true},
+    {"attn_logit", "column", "none", true},
+    {"attn_logit", "span", "none", true},
+    {"attn_weight", "element", "inverted", true},
+    {"attn_weight", "element", "renormalise", false},
+    {"attn_weight", "element", "renormalise-nograd", false},
+    {"attn_weight", "column", "renormalise", false},
+    {"attn_weight", "column", "renormalise-nograd", true},
+    {"attn_weight", "span", "renormalise", false},
+    {"attn_weight", "span", "renormalise-nograd", true},
+};
+
+enum { VALID = sizeof valid / sizeof *valid };
+
+static bool has_word(const char *const *list, size_t count, const char *word) {
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(list[i], word) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Its place among the valid ones; compensation NULL: the usual one. VALID: it is not there.
+static size_t find_valid(const char *position, const char *pattern, const char *compensation) {
+    size_t i = 0;
+    for (; i < VALID; i++) {
+        bool same = strcmp(valid[i].position, position) == 0 && strcmp(valid[i].pattern, pattern) == 0;
+        if (same && (compensation ? strcmp(valid[i].compensation, compensation) == 0 : valid[i].usual)) {
+            return i;
+        }
+    }
+    return i;
+}
+
+static bool says(const struct dropout *d, const char *position, const char *pattern, const char *compensation) {
+    return strcmp(positions[d->position], position) == 0 && strcmp(patterns[d->pattern], pattern) == 0 &&
+           strcmp(compensations[d->compensation], compensation) == 0;
+}
+
+// One argument of --drop, with or without its compensation.
+static void check_triple(const char *position, const char *pattern, const char *compensation) {
+    char text[DROPOUT_TEXT], printed[DROPOUT_TEXT];
+    struct dropout d = {0};
+    fault f = {0};
+    bool named = compensation != NULL;
+    snprintf(text, sizeof text, "%s:%s:0.25%s%s", position, pattern, named ? ":" : "", named ? compensation : "");
+    bool done = dropout_parse(&d, text, &f);
+    size_t found = find_valid(position, pattern, compensation);
+    if (found < VALID) {
+        CHECK(done && d.p == 0.25 && d.extent == DROPOUT_ALL_LAYERS);
+        CHECK(says(&d, position, pattern, valid[found].compensation));
+        dropout_print(printed, &d);
+        CHECK(strncmp(printed, text, strlen(text)) == 0 && dropout_parse(&d, printed, &f));
+    } else if (!has_word(trained, sizeof trained / sizeof *trained, position)) {
+        REFUSED(done, &f, FAULT_INPUT, position, "is not supported");
+    } else {
+        REFUSED(done, &f, FAULT_INPUT, text, "does not take");
+    }
+    if (done != (found < VALID)) {
+        printf("    %s: %s\n", text, f.text);
+    }
+}
+
+static void all_triples(void) {
+    size_t accepted = 0;
+    for (size_t i = 0; i < sizeof positions / sizeof *positions; i++) {
+        for (size_t j = 0; j < sizeof patterns / sizeof *patterns; j++) {
+            check_triple(positions[i], patterns[j], NULL);
+            for (size_t k = 0; k < sizeof compensations / sizeof *compensations; k++) {
+                check_triple(positions[i], patterns[j], compensations[k]);
+                accepted += find_valid(positions[i], patterns[j], compensations[k]) < VALID;
+            }
+        }
+    }
+    CHECK(accepted == VALID);
+    CHECK(sizeof positions / sizeof *positions == DROPOUT_POSITIONS &&
+          sizeof patterns / sizeof *patterns == DROPOUT_PATTERNS &&
+          sizeof compensations / sizeof *compensations == DROPOUT_COMPENSATIONS);
+}
+
+static void reasons_name_what_is_possible(void) {
+    static const char *const cases[][2] = {
+        {"attn_logit:column:0.1:inverted", "does not take inverted: only none"},
+        {"attn_weight:column:0.1:inverted", "does not take inverted: only renormalise, renormalise-nograd"},
+        {"attn_weight:element:0.1:none", "does not take none: only inverted, renormalise, renormalise-nograd"},
+        {"lora_input:span:0.1", "lora_input does not take the pattern span: only element"},
+        {"attention:column:0.1", "'attention' is no position: must be one of lora_input, lora_a, lora_b, attn_logit"},
+        {"attn_logit:row:0.1", "'row' is no pattern: must be one of element, column, span"},
+        {"attn_logit:column:0.1:scaled", "'scaled' is no compensation: must be one of none, inverted, renormalise, "
+                                         "renormalise-nograd, inference"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct dropout d;
+        fault f = {0};
+        bool done = dropout_parse(&d, cases[i][0], &f);
+        REFUSED(done, &f, FAULT_INPUT, cases[i][0], cases[i][1]);
+        CHECK(strncmp(f.text, "lodrop-train: --drop ", 21) == 0);
+    }
+}
+
+// --- Text ---
+
+static void rates(void) {
+    static const char *const refused[][2] = {
+        {"1", "is 1, must be at least 0 and below 1"},
+        {"-0.1", "is -0.1, must be"},
+        {"1.5", "is 1.5, must be"},
+        {"nan", "must be at least 0"},
+        {"inf", "must be at least 0"},
+        {"0.000001", "is 1e-06, rounds"},
+        {"0.999999", "is 0.999999, rounds"},
+        {"", "'' is not a number"},
+        {"0.1x", "'0.1x' is not a number"},
+        {"much", "'much' is not a number"},
+    };
+    static const double accepted[] = {0, 0.1, 0.5, 1.0 / 65536, 65535.0 / 65536};
+    struct dropout d;
+    fault f = {0};
+    char text[DROPOUT_TEXT];
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        snprintf(text, sizeof text, "attn_logit:column:%s", refused[i][0]);
+        REFUSED(dropout_parse(&d, text, &f), &f, FAULT_INPUT, text, refused[i][1]);
+    }
+    for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
+        snprintf(text, sizeof text, "attn_logit:column:%.17g", accepted[i]);
+        CHECK(dropout_parse(&d, text, &f) && d.p == accepted[i]);
+    }
+}
+
+static void parts(void) {
+    static const char *const refused[] = {"", "attn_logit", "attn_logit:column", "attn_logit:column:0.1:none:3:4"};
+    struct dropout d;
+    fault f = {0};
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        REFUSED(dropout_parse(&d, refused[i], &f), &f, FAULT_INPUT, "--drop", "POSITION:PATTERN:P");
+    }
+    REFUSED(dropout_parse(&d, "attn_logit:column:0.1:", &f), &f, FAULT_INPUT, "--drop", "'' is no compensation");
+    REFUSED(dropout_parse(&d, ":column:0.1", &f), &f, FAULT_INPUT, "--drop", "'' is no position");
+    char most[DROPOUT_TEXT + 1];
+    memset(most, 'x', DROPOUT_TEXT);
+    most[DROPOUT_TEXT] = 0;
+    REFUSED(dropout_parse(&d, most, &f), &f, FAULT_INPUT, "--drop", "longer than 127 bytes");
+    most[DROPOUT_TEXT - 1] = 0;
+    REFUSED(dropout_parse(&d, most, &f), &f, FAULT_INPUT, most, "POSITION:PATTERN:P");
+}
+
+static void layers(void) {
+    static const struct {
+        const char *text;
+        enum dropout_extent extent;
+        unsigned first, last;
+    } accepted[] = {{"0", DROPOUT_SOME_LAYERS, 0, 0},
+                    {"7", DROPOUT_SOME_LAYERS, 7, 7},
+                    {"12-23", DROPOUT_SOME_LAYERS, 12, 23},
+                    {"5-5", DROPOUT_SOME_LAYERS, 5, 5},
+                    {"later-half", DROPOUT_LATER_HALF, 0, 0}};
+    static const char *const refused[][2] = {
+        {"", "'' names no layers"},      {"-3", "names no layers"},    {"3-", "names no layers"},
+        {"1-2-3", "names no layers"},    {"1,2", "names no layers"},   {" 1", "names no layers"},
+        {"+1", "names no layers"},       {"0x1", "names no layers"},   {"later", "names no layers"},
+        {"99999999999", "names no"},     {"5-3", "5-3 run backwards"}, {"later-half-3", "names no layers"},
+        {"1-99999999999999", "names no"}};
+    struct dropout d;
+    fault f = {0};
+    char text[DROPOUT_TEXT], printed[DROPOUT_TEXT];
+    for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
+        snprintf(text, sizeof text, "attn_logit:span:0.1:none:%s", accepted[i].text);
+        CHECK(dropout_parse(&d, text, &f) && d.extent == accepted[i].extent);
+        CHECK(d.first == accepted[i].first && d.last == accepted[i].last);
+        dropout_print(printed, &d);
+        CHECK(strcmp(printed, text) == 0 || strcmp(accepted[i].text, "5-5") == 0);
+    }
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        snprintf(text, sizeof text, "attn_logit:span:0.1:none:%s", refused[i][0]);
+        REFUSED(dropout_parse(&d, text, &f), &f, FAULT_INPUT, "--drop", refused[i][1]);
+    }
+}
+
+// --- Methods ---
+
+static void methods(void) {
+    static const struct {
+        const char *name, *position, *pattern, *compensation;
+    } presets[] = {{"lora-input-dropout", "lora_input", "element", "inverted"},
+                   {"dropkey", "attn_logit", "column", "none"},
+                   {"dropattention", "attn_weight", "column", "renormalise-nograd"}};
+    const struct dropout_method *m = NULL;
+    fault f = {0};
+    CHECK(dropout_method_find(&m, "lora", &f) && m->count == 0);
+    for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
+        CHECK(dropout_method_find(&m, presets[i].name, &f) && m->count == 1);
+        CHECK(says(&m->list[0], presets[i].position, presets[i].pattern, presets[i].compensation));
+        CHECK(m->list[0].p == 0.1 && m->list[0].extent == DROPOUT_ALL_LAYERS);
+        CHECK(find_valid(presets[i].position, presets[i].pattern, presets[i].compensation) < VALID);
+    }
+    REFUSED(dropout_method_find(&m, "drop-key", &f), &f, FAULT_INPUT, "--method",
+            "'drop-key' is not one of lora, lora-input-dropout, dropkey, dropattention");
+}
+
+// --- Layers ---
+
+static struct dropouts parse_all(const char *const *texts, size_t count) {
+    struct dropouts d = {.count = count};
+    fault f = {0};
+    for (size_t i = 0; i < count; i++) {
+        CHECK(dropout_parse(&d.list[i], texts[i], &f));
+    }
+    return d;
+}
+
+static bool covers(const char *layers, unsigned layer, unsigned count) {
+    unsigned first = 0, last = count - 1;
+    if (strcmp(layers, "later-half") == 0) {
+        first = count / 2;
+    } else if (*layers && sscanf(layers, "%u-%u", &first, &last) == 1) {
+        last = first;
+    }
+    return first <= layer && layer <= last;
+}
+
+// Two dropouts of one place, in models of few layers: refused exactly where a layer has both, or is none of the
+// model's.
+static void pairs_in_layers(void) {
+    static const char *const where[] = {"", "0", "1", "3", "0-1", "1-2", "2-4", "later-half"};
+    enum { WHERE = sizeof where / sizeof *where, MOST = 6 };
+    size_t wrong = 0;
+    for (unsigned i = 0; i < WHERE * WHERE * MOST; i++) {
+        unsigned count = i % MOST + 1, highest = 0;
+        const char *one = where[i / MOST % WHERE], *other = where[i / MOST / WHERE];
+        char texts[2][DROPOUT_TEXT];
+        snprintf(texts[0], DROPOUT_TEXT, "attn_weight:element:0.1:inverted%s%s", *one ? ":" : "", one);
+        snprintf(texts[1], DROPOUT_TEXT, "attn_logit:column:0.2:none%s%s", *other ? ":" : "", other);
+        struct dropouts d = parse_all((const char *const[]){texts[0], texts[1]}, 2);
+        bool both = false;
+        for (unsigned layer = 0; layer < count; layer++) {
+            both = both || (covers(one, layer, count) && covers(other, layer, count));
+        }
+        for (unsigned layer = 0; layer < 5; layer++) {
+            bool named = covers(one, layer, 5) && *one && *one != 'l';
+            named = named || (covers(other, layer, 5) && *other && *other != 'l');
+            highest = named ? layer : highest;
+        }
+        fault f = {0};
+        bool fits = dropouts_fit(&d, count, &f);
+        wrong += fits != (!both && highest < count);
+        // Before the model is known, its layers count as the most there can be: nothing that fits may be refused.
+        wrong += fits && !dropouts_fit(&d, MODEL_MAX_LAYERS, &f);
+    }
+    CHECK(wrong == 0);
+}
+
+static void faults_of_layers(void) {
+    struct dropouts d = parse_all((const char *const[]){"attn_logit:column:0.1", "attn_logit:span:0.2:none:3"}, 2);
+    fault f = {0};
+    REFUSED(
+        dropouts_fit(&d, 5, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+        "attn_logit:column:0.1:none (--drop) and attn_logit:span:0.2:none:3 (--drop) are both on attention in layer "
+        "3");
+    REFUSED(dropouts_fit(&d, 3, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+            "attn_logit:span:0.2:none:3: there are layers 0 to 2 only");
+    d = parse_all((const char *const[]){"lora_input:element:0.1", "lora_input:element:0"}, 2);
+    REFUSED(dropouts_fit(&d, 1, &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the input of A in layer 0");
+    d = parse_all((const char *const[]){"lora_input:element:0.1", "attn_weight:span:0.1"}, 2);
+    CHECK(dropouts_fit(&d, 1, &f));
+}
+
+static void what_layers_draw(void) {
+    enum { LAYERS = 5 };
+    static const uint64_t seed = 0x123456789a;
+    struct layer_dropouts list[LAYERS];
+    fault f = {0};
+    struct dropouts d =
+        parse_all((const char *const[]){"attn_logit:span:0.1:none:0-1", "attn_weight:column:0.3:renormalise-nograd:3",
+                                        "lora_input:element:0.2:inverted:later-half", "attn_logit:element:0:none:4"},
+                  4);
+    d.list[1].per_kv_head = true;
+    CHECK(dropouts_fit(&d, LAYERS, &f) && dropouts_of_layers(list, LAYERS, &d, seed, &f));
+    for (unsigned i = 0; i < LAYERS; i++) {
+        const lod_dropout *input = &list[i].lora_input, *attention = &list[i].attention;
+        CHECK(input->p == (i >= 2 ? 0.2 : 0) && (i < 2 || (input->site == i << 20 && input->seed == seed)));
+        CHECK(i < 2 || input->compensation == LOD_COMPENSATION_INVERTED);
+        CHECK(attention->p == (i < 2 ? 0.1 : i == 3 ? 0.3 : 0) && attention->draw == 0);
+        CHECK(attention->per_kv_head == (i == 3) && attention->pattern == (i < 2 ? LOD_PATTERN_SPAN : i == 3));
+        CHECK(attention->site == (i < 2 ? i << 20 | 24 << 14 : i == 3 ? i << 20 | 25 << 14 : 0));
+        CHECK(attention->compensation == (i == 3 ? LOD_COMPENSATION_RENORMALISE_NOGRAD : LOD_COMPENSATION_NONE));
+    }
+}
+
+// --- lodrop.json ---
+
+static void refuse_json(const char *entries, const char *field, const char *reason) {
+    static struct dropouts d;
+    fault f = {0};
+    json_t *root = json_pack("{s:o}", "dropouts", json_loads(entries, 0, NULL));
+    bool done = dropouts_from_json(&d, (struct json_scope){.object = root, .file = "lodrop.json"}, "dropouts", &f);
+    REFUSED(done, &f, FAULT_INPUT, field, reason);
+    json_decref(root);
+}
+
+#define ENTRY(position, pattern, p, rest)                                                                              \
+    "[{\"position\": \"" position "\", \"pattern\": \"" pattern "\", \"p\": " p ", \"compensation\": " rest "}]"
+
+static void refused_json(void) {
+    refuse_json("[{}]", "lodrop.json: dropouts.position", "missing");
+    refuse_json("[7]", "lodrop.json: dropouts.position", "missing");
+    refuse_json("{}", "lodrop.json: dropouts", "must be a list");
+    refuse_json(ENTRY("hidden", "element", "0.1", "\"inverted\""), "lodrop.json: dropouts", "hidden is not supported");
+    refuse_json(ENTRY("attn_logit", "column", "0.1", "\"inverted\""), "lodrop.json: dropouts", "only none");
+    refuse_json(ENTRY("attn_logit", "column", "0.1", "null"), "lodrop.json: dropouts.compensation", "missing");
+    refuse_json(ENTRY("attn_logit", "column", "1", "\"none\""), "lodrop.json: dropouts", "the rate is 1");
+    refuse_json(ENTRY("attn_logit", "column", "0.1", "\"none\", \"layers\": 3"), "lodrop.json: dropouts.layers",
+                "must be a string");
+    refuse_json(ENTRY("attn_logit", "column", "0.1", "\"none\", \"layers\": \"3-1\""), "lodrop.json: dropouts",
+                "backwards");
+    refuse_json(ENTRY("attn_logit", "element", "0.1", "\"none\", \"per_kv_head\": true"),
+                "lodrop.json: dropouts.per_kv_head", "not for attn_logit with the pattern element");
+}
+
+int main(void) {
+    all_triples();
+    reasons_name_what_is_possible();
+    rates();
+    parts();
+    layers();
+    methods();
+    pairs_in_layers();
+    faults_of_layers();
+    what_layers_draw();
+    refused_json();
+    return check_end();
+}

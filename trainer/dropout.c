@@ -1,0 +1,389 @@
+#include "dropout.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "library.h"
+
+static const char PROGRAM[] = "lodrop-train", DROP[] = "--drop";
+
+// --- What can be trained with ---
+
+// The compensations that a position takes with a pattern; the usual one is meant where none is named.
+struct rule {
+    unsigned takes; // set of 1 << dropout_compensation; empty: the position does not take the pattern
+    enum dropout_compensation usual;
+};
+
+struct position {
+    const char *place;                  // what takes one dropout a layer; NULL: the position is not supported
+    unsigned library;                   // lod_position
+    struct rule rule[DROPOUT_PATTERNS]; // by pattern
+};
+
+#define SET(compensation) (1u << DROPOUT_##compensation)
+
+// Every position x pattern x compensation is valid or not by this table alone; understand() tells why not.
+static const struct position POSITIONS[DROPOUT_POSITIONS] = {
+    [DROPOUT_LORA_INPUT] = {"the input of A",
+                            LOD_POSITION_LORA_INPUT,
+                            {[LOD_PATTERN_ELEMENT] = {SET(INVERTED), DROPOUT_INVERTED}}},
+    [DROPOUT_ATTN_LOGIT] = {"attention",
+                            LOD_POSITION_ATTN_LOGIT,
+                            {[LOD_PATTERN_ELEMENT] = {SET(NONE), DROPOUT_NONE},
+                             [LOD_PATTERN_COLUMN] = {SET(NONE), DROPOUT_NONE},
+                             [LOD_PATTERN_SPAN] = {SET(NONE), DROPOUT_NONE}}},
+    [DROPOUT_ATTN_WEIGHT] =
+        {"attention",
+         LOD_POSITION_ATTN_WEIGHT,
+         {[LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_INVERTED},
+          [LOD_PATTERN_COLUMN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD},
+          [LOD_PATTERN_SPAN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD}}},
+};
+
+// --- Words ---
+
+enum { LIST_BYTES = 128 };
+
+struct vocabulary {
+    const char *what;
+    size_t count;
+    const char *word[DROPOUT_POSITIONS];
+};
+
+static const struct vocabulary POSITION_WORDS = {
+    "position",
+    DROPOUT_POSITIONS,
+    {"lora_input", "lora_a", "lora_b", "attn_logit", "attn_weight", "ffn_middle", "ffn_output", "embedding", "hidden"}};
+static const struct vocabulary PATTERN_WORDS = {"pattern", DROPOUT_PATTERNS, {"element", "column", "span"}};
+static const struct vocabulary COMPENSATION_WORDS = {
+    "compensation", DROPOUT_COMPENSATIONS, {"none", "inverted", "renormalise", "renormalise-nograd", "inference"}};
+
+static const char LATER_HALF[] = "later-half";
+
+// A dropout in words; compensation and layers are NULL where they are left out. File and field are for faults.
+struct words {
+    const char *position, *pattern, *compensation, *layers;
+    double p;
+    const char *file, *field;
+};
+
+// The words of the set of 1 << index, parted by commas.
+static const char *list_words(char list[LIST_BYTES], const struct vocabulary *v, unsigned set) {
+    size_t used = 0;
+    for (size_t i = 0; i < v->count; i++) {
+        if (set >> i & 1) {
+            used += (size_t)snprintf(list + used, LIST_BYTES - used, "%s%s", used ? ", " : "", v->word[i]);
+        }
+    }
+    return list;
+}
+
+static bool find_word(unsigned *index, const struct vocabulary *v, const char *word, const struct words *w, fault *f) {
+    for (*index = 0; *index < v->count; ++*index) {
+        if (strcmp(v->word[*index], word) == 0) {
+            return true;
+        }
+    }
+    char list[LIST_BYTES];
+    return fault_set(f, FAULT_INPUT, w->file, w->field, "'%s' is no %s: must be one of %s", word, v->what,
+                     list_words(list, v, ~0u));
+}
+
+// Position and pattern, and what they take, which is something.
+static bool find_rule(const struct rule **rule, unsigned *position, unsigned *pattern, const struct words *w,
+                      fault *f) {
+    if (!find_word(position, &POSITION_WORDS, w->position, w, f)) {
+        return false;
+    }
+    const struct position *at = &POSITIONS[*position];
+    if (!at->place) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "the position %s is not supported", w->position);
+    }
+    if (!find_word(pattern, &PATTERN_WORDS, w->pattern, w, f)) {
+        return false;
+    }
+    *rule = &at->rule[*pattern];
+    unsigned patterns = 0;
+    for (unsigned i = 0; i < DROPOUT_PATTERNS; i++) {
+        patterns |= (unsigned)(at->rule[i].takes != 0) << i;
+    }
+    char list[LIST_BYTES];
+    return (*rule)->takes || fault_set(f, FAULT_INPUT, w->file, w->field, "%s does not take the pattern %s: only %s",
+                                       w->position, w->pattern, list_words(list, &PATTERN_WORDS, patterns));
+}
+
+// The number that text begins with and what follows it; NULL where there is none.
+static const char *read_number(unsigned *number, const char *text) {
+    const char *c = text;
+    for (*number = 0; isdigit((unsigned char)*c) && *number < 10000; c++) {
+        *number = *number * 10 + (unsigned)(*c - '0');
+    }
+    return c > text ? c : NULL;
+}
+
+static bool find_layers(struct dropout *d, const struct words *w, fault *f) {
+    if (strcmp(w->layers, LATER_HALF) == 0) {
+        d->extent = DROPOUT_LATER_HALF;
+        return true;
+    }
+    d->extent = DROPOUT_SOME_LAYERS;
+    const char *rest = read_number(&d->first, w->layers);
+    d->last = d->first;
+    if (rest && *rest == '-') {
+        rest = read_number(&d->last, rest + 1);
+    }
+    if (!rest || *rest) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "'%s' names no layers: must be like 3, 12-23 or %s",
+                         w->layers, LATER_HALF);
+    }
+    return d->first <= d->last || fault_set(f, FAULT_INPUT, w->file, w->field, "layers %s run backwards", w->layers);
+}
+
+const char *dropout_rate_refusal(double p) {
+    if (!(p >= 0 && p < 1)) {
+        return "must be at least 0 and below 1";
+    }
+    double threshold = floor(p * 65536 + 0.5); // of 65536 draws, those that are dropped
+    if (p > 0 && (threshold < 1 || threshold > 65535)) {
+        return "rounds to dropping nothing or everything: masks count in parts of 65536";
+    }
+    return NULL;
+}
+
+static bool understand(struct dropout *d, const struct words *w, fault *f) {
+    const struct rule *rule = NULL;
+    unsigned position = 0, pattern = 0, compensation;
+    if (!find_rule(&rule, &position, &pattern, w, f)) {
+        return false;
+    }
+    compensation = rule->usual;
+    if (w->compensation && !find_word(&compensation, &COMPENSATION_WORDS, w->compensation, w, f)) {
+        return false;
+    }
+    if (!(rule->takes >> compensation & 1)) {
+        char list[LIST_BYTES];
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "%s with the pattern %s does not take %s: only %s",
+                         w->position, w->pattern, w->compensation, list_words(list, &COMPENSATION_WORDS, rule->takes));
+    }
+    const char *refusal = dropout_rate_refusal(w->p);
+    if (refusal) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "the rate is %.15g, %s", w->p, refusal);
+    }
+    *d = (struct dropout){
+        .position = position, .pattern = pattern, .compensation = compensation, .p = w->p, .option = DROP};
+    return !w->layers || find_layers(d, w, f);
+}
+
+// --- Text ---
+
+bool dropout_parse(struct dropout *d, const char *text, fault *f) {
+    char copy[DROPOUT_TEXT], field[DROPOUT_TEXT + sizeof DROP], *part[5] = {copy}, *end;
+    if (strlen(text) >= sizeof copy) {
+        return fault_set(f, FAULT_INPUT, PROGRAM, DROP, "'%.32s...' is longer than %d bytes", text, DROPOUT_TEXT - 1);
+    }
+    strcpy(copy, text);
+    snprintf(field, sizeof field, "%s %s", DROP, text);
+    size_t parts = 1;
+    for (char *colon = strchr(copy, ':'); colon; colon = strchr(colon + 1, ':')) {
+        if (parts < 5) {
+            part[parts] = colon + 1;
+        }
+        *colon = 0;
+        parts++;
+    }
+    if (parts < 3 || parts > 5) {
+        return fault_set(f, FAULT_INPUT, PROGRAM, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]");
+    }
+    struct words w = {.position = part[0],
+                      .pattern = part[1],
+                      .compensation = part[3],
+                      .layers = part[4],
+                      .p = strtod(part[2], &end),
+                      .file = PROGRAM,
+                      .field = field};
+    if (end == part[2] || *end) {
+        return fault_set(f, FAULT_INPUT, PROGRAM, field, "'%s' is not a number", part[2]);
+    }
+    return understand(d, &w, f);
+}
+
+// Empty for all layers.
+static void print_layers(char text[32], const struct dropout *d) {
+    if (d->extent == DROPOUT_SOME_LAYERS) {
+        snprintf(text, 32, d->first < d->last ? "%u-%u" : "%u", d->first, d->last);
+    } else {
+        strcpy(text, d->extent == DROPOUT_LATER_HALF ? LATER_HALF : "");
+    }
+}
+
+void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d) {
+    char layers[32];
+    print_layers(layers, d);
+    snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s", POSITION_WORDS.word[d->position], PATTERN_WORDS.word[d->pattern],
+             d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers);
+}
+
+bool dropout_has_key_set(const struct dropout *d) {
+    bool attention = d->position == DROPOUT_ATTN_LOGIT || d->position == DROPOUT_ATTN_WEIGHT;
+    return attention && d->pattern != LOD_PATTERN_ELEMENT;
+}
+
+// --- JSON ---
+
+static json_t *dropout_json(const struct dropout *d) {
+    char layers[32];
+    print_layers(layers, d);
+    json_t *object =
+        json_pack("{s:s, s:s, s:f, s:s}", "position", POSITION_WORDS.word[d->position], "pattern",
+                  PATTERN_WORDS.word[d->pattern], "p", d->p, "compensation", COMPENSATION_WORDS.word[d->compensation]);
+    if ((*layers && json_object_set_new(object, "layers", json_string(layers)) != 0) ||
+        (d->per_kv_head && json_object_set_new(object, "per_kv_head", json_true()) != 0)) {
+        json_decref(object);
+        return NULL;
+    }
+    return object;
+}
+
+json_t *dropouts_json(const struct dropouts *d) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < d->count; i++) {
+        if (json_array_append_new(array, dropout_json(&d->list[i])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
+static bool read_entry(struct dropout *d, struct json_scope entry, fault *f) {
+    struct words w = {.file = entry.file, .field = entry.within};
+    bool per_kv_head = false;
+    if (!json_get_string(entry, "position", JSON_REQUIRED, &w.position, f) ||
+        !json_get_string(entry, "pattern", JSON_REQUIRED, &w.pattern, f) ||
+        !json_get_number(entry, "p", JSON_REQUIRED, 0, 1, &w.p, f) ||
+        !json_get_string(entry, "compensation", JSON_REQUIRED, &w.compensation, f) ||
+        !json_get_string(entry, "layers", JSON_OPTIONAL, &w.layers, f) ||
+        !json_get_bool(entry, "per_kv_head", JSON_OPTIONAL, &per_kv_head, f) || !understand(d, &w, f)) {
+        return false;
+    }
+    d->per_kv_head = per_kv_head;
+    return !per_kv_head || dropout_has_key_set(d) ||
+           json_fault(entry, "per_kv_head", f, "is not for %s with the pattern %s", w.position, w.pattern);
+}
+
+bool dropouts_from_json(struct dropouts *d, struct json_scope scope, const char *field, fault *f) {
+    const json_t *array;
+    if (!json_get_array(scope, field, JSON_REQUIRED, &array, f)) {
+        return false;
+    }
+    d->count = json_array_size(array);
+    if (d->count > DROPOUT_MOST) {
+        return json_fault(scope, field, f, "%zu entries, at most %d can be held", d->count, DROPOUT_MOST);
+    }
+    for (size_t i = 0; i < d->count; i++) {
+        struct json_scope entry = {.object = json_array_get(array, i), .file = scope.file, .within = field};
+        if (!read_entry(&d->list[i], entry, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+// --- Methods ---
+
+static const struct dropout_method METHODS[] = {
+    {.name = "lora"},
+    {.name = "lora-input-dropout",
+     .count = 1,
+     .list = {{DROPOUT_LORA_INPUT, LOD_PATTERN_ELEMENT, DROPOUT_INVERTED, .p = 0.1, .option = "--method"}}},
+    {.name = "dropkey",
+     .count = 1,
+     .list = {{DROPOUT_ATTN_LOGIT, LOD_PATTERN_COLUMN, DROPOUT_NONE, .p = 0.1, .option = "--method"}}},
+    {.name = "dropattention",
+     .count = 1,
+     .list = {{DROPOUT_ATTN_WEIGHT, LOD_PATTERN_COLUMN, DROPOUT_RENORMALISE_NOGRAD, .p = 0.1, .option = "--method"}}},
+};
+
+bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f) {
+    char list[LIST_BYTES];
+    size_t used = 0;
+    for (size_t i = 0; i < sizeof METHODS / sizeof *METHODS; i++) {
+        if (strcmp(METHODS[i].name, name) == 0) {
+            *method = &METHODS[i];
+            return true;
+        }
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", METHODS[i].name);
+    }
+    return fault_set(f, FAULT_INPUT, PROGRAM, "--method", "'%s' is not one of %s", name, list);
+}
+
+// --- What layers draw ---
+
+static bool covers(const struct dropout *d, unsigned layer, unsigned layers) {
+    return d->extent == DROPOUT_ALL_LAYERS || (d->extent == DROPOUT_LATER_HALF && layer >= layers / 2) ||
+           (d->extent == DROPOUT_SOME_LAYERS && d->first <= layer && layer <= d->last);
+}
+
+// The first layer, if any, in which two dropouts want the same place.
+static bool fit_together(const struct dropout *one, const struct dropout *other, unsigned layers, fault *f) {
+    const char *place = POSITIONS[other->position].place;
+    for (unsigned layer = 0; layer < layers && strcmp(POSITIONS[one->position].place, place) == 0; layer++) {
+        if (covers(one, layer, layers) && covers(other, layer, layers)) {
+            char first[DROPOUT_TEXT], second[DROPOUT_TEXT];
+            dropout_print(first, one);
+            dropout_print(second, other);
+            return fault_set(f, FAULT_INPUT, PROGRAM, other->option, "%s (%s) and %s (%s) are both on %s in layer %u",
+                             first, one->option, second, other->option, place, layer);
+        }
+    }
+    return true;
+}
+
+bool dropouts_fit(const struct dropouts *d, unsigned layers, fault *f) {
+    for (size_t i = 0; i < d->count; i++) {
+        const struct dropout *other = &d->list[i];
+        if (other->extent == DROPOUT_SOME_LAYERS && other->last >= layers) {
+            char text[DROPOUT_TEXT];
+            dropout_print(text, other);
+            return fault_set(f, FAULT_INPUT, PROGRAM, other->option, "%s: there are layers 0 to %u only", text,
+                             layers - 1);
+        }
+        for (size_t j = 0; j < i; j++) {
+            if (!fit_together(&d->list[j], other, layers, f)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+// As an operation takes it; the site is that of the position's first module.
+static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned layer, uint64_t seed, fault *f) {
+    *draw = (lod_dropout){.pattern = d->pattern,
+                          .compensation = (lod_compensation)d->compensation,
+                          .p = d->p,
+                          .seed = seed,
+                          .per_kv_head = d->per_kv_head};
+    lod_error err;
+    lod_status s = lod_site(LOD_DOMAIN_TRAIN, layer, POSITIONS[d->position].library, 0, 0, &draw->site, &err);
+    return library_done(s, &err, f);
+}
+
+bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
+                        fault *f) {
+    for (unsigned layer = 0; layer < layers; layer++) {
+        list[layer] = (struct layer_dropouts){0};
+        for (size_t i = 0; i < d->count; i++) {
+            const struct dropout *one = &d->list[i];
+            lod_dropout *draw = one->position == DROPOUT_LORA_INPUT ? &list[layer].lora_input : &list[layer].attention;
+            if (one->p > 0 && covers(one, layer, layers) && !draw_in_layer(draw, one, layer, seed, f)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}

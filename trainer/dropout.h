@@ -1,0 +1,99 @@
+// Dropouts as the command line and lodrop.json name them, POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]; the one table of
+// those that can be trained with; the methods, which are names for some of them; and what each layer draws in the end.
+#ifndef LODROP_TRAINER_DROPOUT_H
+#define LODROP_TRAINER_DROPOUT_H
+
+#include <stdint.h>
+
+#include "fault.h"
+#include "json.h"
+#include "lodrop.h"
+
+enum dropout_position {
+    DROPOUT_LORA_INPUT,
+    DROPOUT_LORA_A,
+    DROPOUT_LORA_B,
+    DROPOUT_ATTN_LOGIT,
+    DROPOUT_ATTN_WEIGHT,
+    DROPOUT_FFN_MIDDLE,
+    DROPOUT_FFN_OUTPUT,
+    DROPOUT_EMBEDDING,
+    DROPOUT_HIDDEN,
+    DROPOUT_POSITIONS
+};
+
+enum { DROPOUT_PATTERNS = LOD_PATTERN_SPAN + 1 };
+
+// The library's, and one that is none of its business: training as without, evaluation scaled by the rate kept.
+enum dropout_compensation {
+    DROPOUT_NONE = LOD_COMPENSATION_NONE,
+    DROPOUT_INVERTED = LOD_COMPENSATION_INVERTED,
+    DROPOUT_RENORMALISE = LOD_COMPENSATION_RENORMALISE,
+    DROPOUT_RENORMALISE_NOGRAD = LOD_COMPENSATION_RENORMALISE_NOGRAD,
+    DROPOUT_INFERENCE,
+    DROPOUT_COMPENSATIONS
+};
+
+// Later half: layers from floor(L / 2) of L.
+enum dropout_extent { DROPOUT_ALL_LAYERS, DROPOUT_LATER_HALF, DROPOUT_SOME_LAYERS };
+
+struct dropout {
+    enum dropout_position position;
+    lod_pattern pattern;
+    enum dropout_compensation compensation;
+    double p;
+    enum dropout_extent extent;
+    unsigned first, last; // of some layers
+    bool per_kv_head;     // a key set for each KV head, not for each query head
+    const char *option;   // that asked for it
+};
+
+enum { DROPOUT_MOST = 160, DROPOUT_TEXT = 128 };
+
+struct dropouts {
+    size_t count;
+    struct dropout list[DROPOUT_MOST];
+};
+
+// NULL, or why the masks cannot have that rate.
+const char *dropout_rate_refusal(double p);
+
+// An argument of --drop. A compensation that is left out is the usual one of position and pattern.
+bool dropout_parse(struct dropout *d, const char *text, fault *f);
+
+// All of it but the option: "attn_logit:column:0.1:none:12-23".
+void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d);
+
+// A mask of keys that all queries of a head share: only there it is a question whose head.
+bool dropout_has_key_set(const struct dropout *d);
+
+// As the list of objects that lodrop.json holds; NULL: no memory.
+json_t *dropouts_json(const struct dropouts *d);
+bool dropouts_from_json(struct dropouts *d, struct json_scope scope, const char *field, fault *f);
+
+// --- Methods ---
+
+struct dropout_method {
+    const char *name;
+    size_t count;
+    struct dropout list[2]; // with their default rates
+};
+
+bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f);
+
+// --- What a model's layers draw ---
+
+// p = 0: nothing.
+struct layer_dropouts {
+    lod_dropout lora_input; // its site that of the first module
+    lod_dropout attention;
+};
+
+// That the model has the layers, and each layer at most one dropout at a place: attention's logits and weights are one.
+bool dropouts_fit(const struct dropouts *d, unsigned layers, fault *f);
+
+// Fills list [layers]; d must fit.
+bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
+                        fault *f);
+
+#endif
