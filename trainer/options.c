@@ -67,6 +67,20 @@ static bool set_text(const struct option *o, void *values, const char *value, co
     return true;
 }
 
+static bool append(const struct option *o, void *values, const char *value, const char *file, const char *field,
+                   fault *f) {
+    struct option_list *list = place(o, values);
+    if (list->count == OPTION_LIST_MOST) {
+        return fault_set(f, FAULT_INPUT, file, field, "more than %d of them", OPTION_LIST_MOST);
+    }
+    if (strlen(value) >= OPTION_LIST_TEXT) {
+        return fault_set(f, FAULT_INPUT, file, field, "'%.32s...' is longer than %d bytes", value,
+                         OPTION_LIST_TEXT - 1);
+    }
+    strcpy(list->text[list->count++], value);
+    return true;
+}
+
 static bool set_from_word(const struct option *o, void *values, const char *word, const char *program, const char *flag,
                           fault *f) {
     char *end;
@@ -74,6 +88,8 @@ static bool set_from_word(const struct option *o, void *values, const char *word
     switch (o->type) {
     case OPTION_TEXT:
         return set_text(o, values, word, program, flag, f);
+    case OPTION_LIST:
+        return append(o, values, word, program, flag, f);
     case OPTION_INTEGER: {
         long long value = strtoll(word, &end, 10);
         if (errno || end == word || *end) {
@@ -173,6 +189,17 @@ void option_json_name(const struct option *o, char name[64]) {
     }
 }
 
+static json_t *list_json(const struct option_list *list) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < list->count; i++) {
+        if (json_array_append_new(array, json_string(list->text[i])) != 0) {
+            json_decref(array);
+            return NULL;
+        }
+    }
+    return array;
+}
+
 json_t *option_json(const struct option *o, const void *values) {
     const void *at = (const char *)values + o->offset;
     switch (o->type) {
@@ -182,6 +209,8 @@ json_t *option_json(const struct option *o, const void *values) {
         return json_integer(*(const int64_t *)at);
     case OPTION_SWITCH:
         return json_boolean(*(const bool *)at);
+    case OPTION_LIST:
+        return list_json(at);
     default:
         return json_real(*(const double *)at);
     }
@@ -198,6 +227,24 @@ json_t *options_json(const struct option_table *table, const void *values) {
         }
     }
     return object;
+}
+
+static bool set_list(const struct option *o, void *values, struct json_scope scope, const char *name, fault *f) {
+    const json_t *array;
+    if (!json_get_array(scope, name, JSON_REQUIRED, &array, f)) {
+        return false;
+    }
+    ((struct option_list *)place(o, values))->count = 0;
+    for (size_t i = 0; i < json_array_size(array); i++) {
+        const json_t *value = json_array_get(array, i);
+        if (!json_is_string(value)) {
+            return json_fault(scope, name, f, "must be a list of strings");
+        }
+        if (!append(o, values, json_string_value(value), scope.file, name, f)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
@@ -221,6 +268,9 @@ bool options_from_json(const struct option_table *table, void *values, const jso
         case OPTION_INTEGER:
             done = json_get_integer(scope, name, JSON_REQUIRED, INT64_MIN, INT64_MAX, &integer, f) &&
                    set_integer(o, values, integer, file, name, f);
+            break;
+        case OPTION_LIST:
+            done = set_list(o, values, scope, name, f);
             break;
         case OPTION_SWITCH:
             done = json_get_bool(scope, name, JSON_REQUIRED, place(o, values), f);

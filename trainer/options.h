@@ -10,7 +10,7 @@
 #include "fault.h"
 #include "file.h"
 
-enum { OPTION_TEXT_SIZE = FILE_PATH_MAX, OPTIONS_MAX = 64 };
+enum { OPTION_TEXT_SIZE = FILE_PATH_MAX, OPTIONS_MAX = 64, OPTION_LIST_MOST = 128, OPTION_LIST_TEXT = 128 };
 
 enum option_type {
     OPTION_TEXT,    // char [OPTION_TEXT_SIZE]
@@ -18,6 +18,13 @@ enum option_type {
     OPTION_NUMBER,  // double
     OPTION_RATE,    // double in [0, 1), of which the masks can keep some and drop some
     OPTION_SWITCH,  // bool
+    OPTION_LIST,    // struct option_list
+};
+
+// The values of an option that may be given more than once, in their order.
+struct option_list {
+    size_t count;
+    char text[OPTION_LIST_MOST][OPTION_LIST_TEXT];
 };
 
 struct option {
