@@ -162,8 +162,8 @@ static bool read_modules(struct adapter_config *config, struct json_scope scope,
     return true;
 }
 
-static bool read_rate(struct json_scope scope, const char *field, enum json_need need, double *p, fault *f) {
-    return json_get_number(scope, field, need, 0.0, 1.0, p, f) &&
+static bool read_rate(struct json_scope scope, const char *field, double *p, fault *f) {
+    return json_get_number(scope, field, JSON_OPTIONAL, 0.0, 1.0, p, f) &&
            (*p < 1.0 || json_fault(scope, field, f, "is 1, must be below 1"));
 }
 
@@ -176,7 +176,7 @@ static bool read_config(struct adapter_config *config, struct json_scope scope, 
         !require_word(scope, "bias", JSON_OPTIONAL, "none", f) || !check_initialisation(scope, f) ||
         !refuse_features(scope, f) || !json_get_integer(scope, "r", JSON_REQUIRED, 1, ADAPTER_MAX_RANK, &r, f) ||
         !json_get_number(scope, "lora_alpha", JSON_OPTIONAL, 0.0, MAX_ALPHA, &config->alpha, f) ||
-        !read_rate(scope, "lora_dropout", JSON_OPTIONAL, &config->dropout, f) ||
+        !read_rate(scope, "lora_dropout", &config->dropout, f) ||
         !json_get_bool(scope, "use_rslora", JSON_OPTIONAL, &config->rslora, f) || !read_modules(config, scope, f) ||
         !json_get_string(scope, "base_model_name_or_path", JSON_OPTIONAL, &base, f)) {
         return false;
@@ -242,14 +242,9 @@ static bool write_recipe(const char *folder, const struct adapter_recipe *recipe
     if (recipe->seed > INT64_MAX) {
         return fault_set(f, FAULT_INPUT, RECIPE_FILE, "seed", "is %" PRIu64 ", must be below 2^63", recipe->seed);
     }
-    json_t *drops = json_array();
-    for (size_t i = 0; i < recipe->n_drops; i++) {
-        const struct adapter_drop *drop = &recipe->drops[i];
-        json_array_append_new(drops, json_pack("{s:s, s:s, s:f, s:s}", "position", drop->position, "pattern",
-                                               drop->pattern, "p", drop->p, "compensation", drop->compensation));
-    }
     json_t *root = json_pack("{s:i, s:s, s:o, s:I, s:o}", "format", RECIPE_FORMAT, "method", recipe->method,
-                             "lora_alpha", number(recipe->alpha), "seed", (json_int_t)recipe->seed, "dropouts", drops);
+                             "lora_alpha", number(recipe->alpha), "seed", (json_int_t)recipe->seed, "dropouts",
+                             dropouts_json(&recipe->dropouts));
     bool done =
         root ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f) : fault_memory(f, RECIPE_FILE);
     json_decref(root);
@@ -268,28 +263,6 @@ static bool copy_word(struct json_scope scope, const char *field, char word[ADAP
     return true;
 }
 
-static bool read_drops(struct adapter_recipe *recipe, struct json_scope scope, fault *f) {
-    const json_t *drops;
-    if (!json_get_array(scope, "dropouts", JSON_REQUIRED, &drops, f)) {
-        return false;
-    }
-    recipe->n_drops = json_array_size(drops);
-    if (recipe->n_drops > ADAPTER_MAX_DROPS) {
-        return json_fault(scope, "dropouts", f, "%zu entries, at most %d can be held", recipe->n_drops,
-                          ADAPTER_MAX_DROPS);
-    }
-    for (size_t i = 0; i < recipe->n_drops; i++) {
-        struct adapter_drop *drop = &recipe->drops[i];
-        struct json_scope entry = {.object = json_array_get(drops, i), .file = scope.file, .within = "dropouts"};
-        if (!copy_word(entry, "position", drop->position, f) || !copy_word(entry, "pattern", drop->pattern, f) ||
-            !read_rate(entry, "p", JSON_REQUIRED, &drop->p, f) ||
-            !copy_word(entry, "compensation", drop->compensation, f)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, fault *f) {
     int64_t format, seed = 0;
     if (!json_get_integer(scope, "format", JSON_REQUIRED, RECIPE_FORMAT, RECIPE_FORMAT, &format, f) ||
@@ -299,7 +272,7 @@ static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, 
         return false;
     }
     recipe->seed = (uint64_t)seed;
-    return read_drops(recipe, scope, f);
+    return dropouts_from_json(&recipe->dropouts, scope, "dropouts", f);
 }
 
 bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char *folder, fault *f) {
@@ -391,8 +364,7 @@ bool adapter_write(const char *folder, const struct adapter_config *config, cons
                    const struct adapter_tensors *tensors, size_t count, fault *f) {
     char path[FILE_PATH_MAX];
     return file_make_folders(folder, f) && write_config(folder, config, f) && write_recipe(folder, recipe, f) &&
-           file_path(path, folder, TENSOR_FILE, f) &&
-           adapter_write_tensors(path, config->r, tensors, count, NULL, f);
+           file_path(path, folder, TENSOR_FILE, f) && adapter_write_tensors(path, config->r, tensors, count, NULL, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

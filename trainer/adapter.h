@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "dropout.h"
 #include "fault.h"
 #include "safetensors.h"
 
@@ -31,28 +32,20 @@ bool adapter_modules_parse(const char *list, unsigned *modules, fault *f);
 struct adapter_config {
     unsigned r;            // rank
     double alpha;          // lora_alpha as PEFT shall see it: the expected mask factor is already in it
-    double dropout;        // lora_dropout: the rate on the input of A
+    double dropout;        // lora_dropout: the rate on the input of A, where all layers have the same
     bool rslora;           // scale by alpha / sqrt(r)
     unsigned modules;      // set of 1 << adapter_module
     char base_model[1024]; // base_model_name_or_path; empty: null
 };
 
-enum { ADAPTER_MAX_DROPS = 16, ADAPTER_WORD = 32 };
+enum { ADAPTER_WORD = 32 };
 
 // lodrop.json.
-struct adapter_drop {
-    char position[ADAPTER_WORD];
-    char pattern[ADAPTER_WORD];
-    char compensation[ADAPTER_WORD];
-    double p;
-};
-
 struct adapter_recipe {
     char method[ADAPTER_WORD];
     double alpha;  // lora_alpha as it was trained
     uint64_t seed; // below 2^63
-    size_t n_drops;
-    struct adapter_drop drops[ADAPTER_MAX_DROPS];
+    struct dropouts dropouts;
 };
 
 // The matrices of one module. B is held transposed, as the kernels want it.

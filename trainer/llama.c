@@ -125,11 +125,14 @@ static bool silu_mul_backward(struct llama *l, size_t count, struct layer_state 
     return library_done(lod_silu_mul_backward(l->rowwise, &args, &err), &err, f);
 }
 
-static lod_attention_args attention_args(const struct llama *l, const struct layer_state *s) {
+// Without its segments.
+static lod_attention_args attention_args(const struct llama *l, unsigned layer) {
     const struct model_config *c = &l->model->config;
+    const struct layer_state *s = &l->layers[layer];
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     return (lod_attention_args){.causal = true,
                                 .scale = 1 / sqrt((double)c->head_dim),
+                                .dropout = l->limits.dropouts ? l->limits.dropouts[layer].attention : (lod_dropout){0},
                                 .q = s->q,
                                 .k = s->k,
                                 .v = s->v,
@@ -138,7 +141,8 @@ static lod_attention_args attention_args(const struct llama *l, const struct lay
                                 .ldv = keys,
                                 .o = s->o,
                                 .ldo = queries,
-                                .lse = s->lse};
+                                .lse = s->lse,
+                                .lse_visible = s->lse_visible};
 }
 
 // --- Attention of branches ---
@@ -151,9 +155,9 @@ static void fill_slots(struct llama *l, const struct layer_state *s, size_t from
 }
 
 // A round: branch j's keys go behind its trunk's; the rest of its slot is a segment without queries.
-static bool attend_round(struct llama *l, const struct llama_branches *b, const struct layer_state *s, size_t round,
-                         fault *f) {
+static bool attend_round(struct llama *l, const struct llama_branches *b, unsigned layer, size_t round, fault *f) {
     const struct model_config *c = &l->model->config;
+    const struct layer_state *s = &l->layers[layer];
     size_t *queries = l->forward.queries, *keys = l->forward.keys;
     const size_t *length = b->length + round * b->trunks;
     size_t first = b->round_start[round], at = first;
@@ -166,7 +170,7 @@ static bool attend_round(struct llama *l, const struct llama_branches *b, const 
         keys[2 * j + 1] = b->slot_start[j] + trunk + length[j];
         keys[2 * j + 2] = b->slot_start[j + 1];
     }
-    lod_attention_args args = attention_args(l, s);
+    lod_attention_args args = attention_args(l, layer);
     args.queries = (lod_rows){.count = 2 * b->trunks, .start = queries};
     args.keys = (lod_rows){.count = 2 * b->trunks, .start = keys};
     args.q += first * args.ldq;
@@ -178,9 +182,9 @@ static bool attend_round(struct llama *l, const struct llama_branches *b, const 
     return library_done(lod_attention_forward(l->attention, &args, l->workspace, &err), &err, f);
 }
 
-static bool attend(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
+static bool attend(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
     const struct llama_branches *branches = b->branches;
-    lod_attention_args args = attention_args(l, s);
+    lod_attention_args args = attention_args(l, layer);
     args.queries = args.keys =
         branches ? (lod_rows){.count = branches->trunks, .start = branches->trunk_start} : b->rows;
     lod_error err;
@@ -189,10 +193,10 @@ static bool attend(struct llama *l, const struct llama_batch *b, const struct la
     }
     for (size_t j = 0; branches && j < branches->trunks; j++) {
         size_t from = branches->trunk_start[j];
-        fill_slots(l, s, from, branches->slot_start[j], branches->trunk_start[j + 1] - from);
+        fill_slots(l, &l->layers[layer], from, branches->slot_start[j], branches->trunk_start[j + 1] - from);
     }
     for (size_t round = 0; branches && round < branches->rounds; round++) {
-        if (!attend_round(l, branches, s, round, f)) {
+        if (!attend_round(l, branches, layer, round, f)) {
             return false;
         }
     }
@@ -215,7 +219,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
            linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&           // v       [T][G][D]
            rope(l, b, c->heads, s->q, false, f) &&                      // q
            rope(l, b, c->kv_heads, s->k, false, f) &&                   // k
-           attend(l, b, s, f) &&                                        // o       [T][H][D]
+           attend(l, b, layer, f) &&                                    // o       [T][H][D]
            linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&   // middle  [T][C]
            add(l, T * C, s->middle, x, s->middle, f) &&                 // middle += x
            norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]
@@ -322,9 +326,9 @@ static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned 
                         norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, dh, l->dx, l->dx, f)));
 }
 
-static bool attend_backward(struct llama *l, const struct llama_batch *b, const struct layer_state *s, fault *f) {
+static bool attend_backward(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
     const struct model_config *c = &l->model->config;
-    lod_attention_args args = attention_args(l, s);
+    lod_attention_args args = attention_args(l, layer);
     args.queries = args.keys = b->rows;
     args.d_o = l->attend.d_o;
     args.dq = l->attend.dq;
@@ -348,7 +352,7 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
     float *d_o = inside ? a->d_o : NULL, *dh = wanted ? a->dh : NULL, *partial = wanted ? a->partial : NULL;
 
     if (!linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, l->dx, d_o, f) || // d_o [T][H][D]
-        (inside && !attend_backward(l, b, s, f))) {                           // dq [T][H][D], dk, dv [T][G][D]
+        (inside && !attend_backward(l, b, layer, f))) {                       // dq [T][H][D], dk, dv [T][G][D]
         return false;
     }
     return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) && // h [T][C]

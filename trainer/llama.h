@@ -36,9 +36,10 @@ struct llama_batch {
 // layers are kept, the rest is computed again, to the same bits.
 enum llama_mode { LLAMA_FORWARD, LLAMA_KEEP, LLAMA_RECOMPUTE };
 
-// The most that a batch will bring.
+// How a model is run, and the most that a batch will bring.
 struct llama_limits {
     enum llama_mode mode;
+    const struct layer_dropouts *dropouts; // [layers], for the training modes; NULL: none
     size_t tokens, targets;
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches

@@ -5,6 +5,16 @@
 #include "arena.h"
 #include "library.h"
 
+static bool needs_visible(const struct llama *l) {
+    const struct layer_dropouts *d = l->limits.dropouts;
+    for (size_t i = 0; d && i < l->model->config.layers; i++) {
+        if (d[i].attention.compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD) {
+            return true;
+        }
+    }
+    return false;
+}
+
 // Attention of one layer and its MLP never need their tensors at the same time unless something is kept.
 static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) {
     const struct model_config *c = &l->model->config;
@@ -22,6 +32,7 @@ static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) 
     s->v = arena_floats(a, T, keys);
     s->o = arena_floats(a, T, queries);
     s->lse = arena_floats(a, T, c->heads);
+    s->lse_visible = needs_visible(l) ? arena_floats(a, T, c->heads) : NULL;
     size_t attention_end = a->used;
     if (l->limits.mode == LLAMA_FORWARD) {
         arena_rewind(a, mark);
@@ -188,6 +199,9 @@ bool llama_open(struct llama **opened, const struct model *model, const struct l
     l->model = model;
     l->lora = lora;
     l->limits = *limits;
+    if (limits->mode == LLAMA_FORWARD) {
+        l->limits.dropouts = NULL;
+    }
     if (!open_all(l, f)) {
         llama_close(l);
         return false;

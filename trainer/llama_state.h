@@ -12,6 +12,7 @@ struct layer_state {
     float *k, *v;              // [T][G][D], k rotated
     float *o;                  // [T][H][D] output of attention
     float *lse;                // [T][H]
+    float *lse_visible;        // [T][H]; NULL unless some layer's attention renormalises without gradient
     float *middle;             // [T][C] the residual stream between attention and MLP
     float *gate, *up;          // [T][F]
     float *u[ADAPTER_MODULES]; // [T][r]

@@ -6,6 +6,18 @@
 #include "arena.h"
 #include "library.h"
 
+// The layer's dropout on the input of A, at the site of the module.
+static bool place_dropout(struct lora_module *m, const struct layer_dropouts *dropouts, fault *f) {
+    if (!dropouts) {
+        return true;
+    }
+    m->dropout = dropouts[m->layer].lora_input;
+    lod_error err;
+    lod_status s =
+        lod_site(LOD_DOMAIN_TRAIN, m->layer, LOD_POSITION_LORA_INPUT + m->module, 0, 0, &m->dropout.site, &err);
+    return library_done(s, &err, f);
+}
+
 // Fills the list of modules, all but its pointers.
 static bool list_modules(struct lora *l, const struct model_config *model, const struct lora_options *o, fault *f) {
     size_t at = 0;
@@ -17,13 +29,7 @@ static bool list_modules(struct lora *l, const struct model_config *model, const
             struct lora_module *m = &l->list[at++];
             *m = (struct lora_module){.layer = layer, .module = i};
             model_linear_shape(model, i, &m->n_in, &m->n_out);
-            m->dropout = (lod_dropout){.pattern = LOD_PATTERN_ELEMENT,
-                                       .compensation = LOD_COMPENSATION_INVERTED,
-                                       .p = o->config.dropout,
-                                       .seed = o->seed};
-            lod_error err;
-            lod_status s = lod_site(LOD_DOMAIN_TRAIN, layer, LOD_POSITION_LORA_INPUT + i, 0, 0, &m->dropout.site, &err);
-            if (!library_done(s, &err, f)) {
+            if (!place_dropout(m, o->dropouts, f)) {
                 return false;
             }
             l->parameters += l->rank * (m->n_in + m->n_out);
@@ -162,8 +168,8 @@ static bool list_tensors(struct adapter_tensors **list, const struct lora *l, fl
 
 bool lora_read(struct lora *l, const char *folder, fault *f) {
     struct adapter_tensors *tensors;
-    bool done = list_tensors(&tensors, l, l->value, f) &&
-                adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f);
+    bool done =
+        list_tensors(&tensors, l, l->value, f) && adapter_read_tensors(folder, (unsigned)l->rank, tensors, l->count, f);
     free(tensors);
     return done;
 }

@@ -34,9 +34,9 @@ struct lora {
 enum lora_use { LORA_INFERENCE, LORA_TRAINING };
 
 struct lora_options {
-    struct adapter_config config; // rank, alpha, dropout, rslora, modules
-    uint64_t seed;                // of masks and of the first values
-    uint64_t leaves;              // most examples in a step
+    struct adapter_config config;          // rank, alpha, rslora, modules
+    const struct layer_dropouts *dropouts; // [layers]; NULL: none
+    uint64_t leaves;                       // most examples in a step
 };
 
 // All values zero. lora_free may be called twice.

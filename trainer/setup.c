@@ -84,12 +84,23 @@ static bool plan_steps(struct training *t, fault *f) {
     return true;
 }
 
+// --- Dropouts ---
+
+static bool place_dropouts(struct training *t, fault *f) {
+    unsigned layers = t->model.config.layers;
+    t->dropouts = calloc(layers, sizeof *t->dropouts);
+    return t->dropouts ? dropouts_fit(&t->recipe.dropouts, layers, f) &&
+                             dropouts_of_layers(t->dropouts, layers, &t->recipe.dropouts, t->recipe.seed, f)
+                       : fault_memory(f, "the dropouts of the layers");
+}
+
 // --- Adapter ---
 
 static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     const struct train_options *o = t->options;
-    uint64_t seed = (uint64_t)o->seed, leaves = (uint64_t)(o->batch_size * o->grad_accum), count = t->data.count;
-    struct lora_options options = {.config = t->config, .seed = seed, .leaves = leaves < count ? leaves : count};
+    uint64_t leaves = (uint64_t)(o->batch_size * o->grad_accum), count = t->data.count;
+    struct lora_options options = {
+        .config = t->config, .dropouts = t->dropouts, .leaves = leaves < count ? leaves : count};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
     }
@@ -97,7 +108,7 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
         return checkpoint_read_values(checkpoint, &t->lora, &t->history, f);
     }
     return *o->adapter ? lora_read(&t->lora, o->adapter, f)
-                       : lora_initialise(&t->lora, seed, strcmp(o->init_b, "random") == 0, f);
+                       : lora_initialise(&t->lora, (uint64_t)o->seed, strcmp(o->init_b, "random") == 0, f);
 }
 
 static bool read_progress(struct training *t, const char *checkpoint, fault *f) {
@@ -118,7 +129,8 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
 
 static bool take_memory(struct training *t, fault *f) {
     const struct train_options *o = t->options;
-    struct llama_limits limits = {.mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP, .threads = (unsigned)o->threads};
+    struct llama_limits limits = {
+        .mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP, .threads = (unsigned)o->threads, .dropouts = t->dropouts};
     if (!measure_batch(t, &limits, f)) {
         return false;
     }
@@ -136,7 +148,7 @@ bool training_load(struct training *t, const char *checkpoint, fault *f) {
     bool asked = !o->default_length; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
-           read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&
+           place_dropouts(t, f) && read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&
            (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
 }
 
@@ -147,6 +159,7 @@ void training_free(struct training *t) {
     batch_free(&t->batch);
     free(t->order);
     free(t->loss);
+    free(t->dropouts);
     lora_free(&t->lora);
     dataset_free(&t->data);
     dataset_free(&t->held_out);

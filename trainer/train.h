@@ -21,7 +21,8 @@ struct training {
     struct adapter_recipe recipe;
     struct model model;
     struct tokenizer *tokenizer;
-    struct dataset data, held_out; // held_out.count 0: none
+    struct dataset data, held_out;   // held_out.count 0: none
+    struct layer_dropouts *dropouts; // [model.config.layers]
     struct lora lora;
     struct schedule schedule;
     uint64_t steps_per_epoch;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "checkpoint.h"
+#include "config.h"
 
 #define AT(field) offsetof(struct train_options, field)
 
@@ -16,7 +17,11 @@ static const struct option LIST[] = {
     {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, curves, checkpoint"},
     {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
-    {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or lora-input-dropout"},
+    {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), lora-input-dropout, dropkey or dropattention"},
+    {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropout (default 0.1)"},
+    {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
+    {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
+     "column and span at attention: one key set a KV head, not a query head"},
     {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
     {"lora-alpha", OPTION_NUMBER, AT(lora_alpha), 0, 1e9, "X", "scale is alpha / r (default 16)"},
     {"lora-dropout", OPTION_RATE, AT(lora_dropout), 0, 0, "P",
@@ -52,14 +57,29 @@ const struct option_table train_option_table = {
     .usage = "usage: lodrop-train --model DIR --data FILE --output DIR [options]\n"
              "       lodrop-train --output DIR --resume\n\n"
              "Fine-tunes a frozen Llama model with LoRA on the CPU.\n",
-    .outro = "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
-             "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
-             "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
-             "      --batch-size 4 --grad-accum 2\n\n"
-             "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
-             "\"label\"};\n"
-             "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
-             "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n",
+    .outro =
+        "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
+        "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
+        "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
+        "      --batch-size 4 --grad-accum 2\n\n"
+        "A method is a name for a dropout in all layers, P being --rate:\n"
+        "  lora                 no dropout\n"
+        "  lora-input-dropout   lora_input:element:P:inverted, PEFT's lora_dropout\n"
+        "  dropkey              attn_logit:column:P:none (arXiv 2208.02646)\n"
+        "  dropattention        attn_weight:column:P:renormalise-nograd (arXiv 1907.11065: the kept weights are\n"
+        "                       divided by their sum, through which no gradient flows)\n\n"
+        "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
+        "out). Positions with their patterns, and the compensations of these, the default one first:\n"
+        "  lora_input           element             inverted\n"
+        "  attn_logit           element|column|span none\n"
+        "  attn_weight          element             inverted, renormalise, renormalise-nograd\n"
+        "  attn_weight          column|span         renormalise-nograd, renormalise\n"
+        "At attention, element drops (query, key) pairs one by one, column keys for all queries of a head, span a\n"
+        "run of such keys. A layer takes one dropout on the input of A and one at attention.\n\n"
+        "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
+        "\"label\"};\n"
+        "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
+        "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n",
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
 };
@@ -80,7 +100,9 @@ static const struct train_options DEFAULTS = {
     .max_grad_norm = 1,
 };
 
-static const char METHOD_LORA[] = "lora", METHOD_INPUT[] = "lora-input-dropout";
+static bool is_input_dropout(const struct dropout_method *method) {
+    return method->count && method->list[0].position == DROPOUT_LORA_INPUT;
+}
 
 // --- Reading ---
 
@@ -143,6 +165,32 @@ static bool read_resumed(struct train_options *o, char checkpoint[FILE_PATH_MAX]
     return done;
 }
 
+// What --rate and --lora-dropout are where they were not given. The rate of a method on the input of A is both.
+static bool choose_rates(struct train_options *o, option_set given, fault *f) {
+    const struct dropout_method *method;
+    if (!dropout_method_find(&method, o->method, f)) {
+        return false;
+    }
+    bool rate = options_given(&train_option_table, given, "rate");
+    if (rate && !method->count) {
+        return fault_set(f, FAULT_USAGE, "lodrop-train", "--rate", "--method %s has no dropout", o->method);
+    }
+    if (!rate) {
+        o->rate = method->count ? method->list[0].p : 0;
+    }
+    if (!is_input_dropout(method)) {
+        return true;
+    }
+    if (!options_given(&train_option_table, given, "lora-dropout")) {
+        o->lora_dropout = o->rate;
+    } else if (rate) {
+        return fault_set(f, FAULT_USAGE, "lodrop-train", "--rate",
+                         "is --lora-dropout's with --method %s: leave one out", o->method);
+    }
+    o->rate = o->lora_dropout;
+    return true;
+}
+
 static bool read_fresh(struct train_options *o, option_set given, fault *f) {
     o->default_length = !options_given(&train_option_table, given, "max-length");
     static const char *const needed[] = {"model", "data", "output", NULL};
@@ -160,10 +208,7 @@ static bool read_fresh(struct train_options *o, option_set given, fault *f) {
             return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
         }
     }
-    if (strcmp(o->method, METHOD_INPUT) == 0 && !options_given(&train_option_table, given, "lora-dropout")) {
-        o->lora_dropout = 0.1;
-    }
-    return true;
+    return choose_rates(o, given, f);
 }
 
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f) {
@@ -195,45 +240,82 @@ static void name_model(char name[1024], const char *path) {
     snprintf(name, 1024, "%.*s", named ? (int)(end - start) : 0, path + start);
 }
 
+// All dropouts that the options ask for, each with the option that did.
+static bool list_dropouts(struct dropouts *d, const struct train_options *o, const struct dropout_method *method,
+                          fault *f) {
+    _Static_assert(OPTION_LIST_MOST + 3 <= DROPOUT_MOST, "a method's, --lora-dropout's, and those of --drop");
+    d->count = 0;
+    bool input = is_input_dropout(method), key_sets = false;
+    for (size_t i = 0; i < method->count && !input; i++) {
+        d->list[d->count] = method->list[i];
+        d->list[d->count++].p = o->rate;
+    }
+    if (o->lora_dropout > 0) {
+        d->list[d->count++] = (struct dropout){.position = DROPOUT_LORA_INPUT,
+                                               .pattern = LOD_PATTERN_ELEMENT,
+                                               .compensation = DROPOUT_INVERTED,
+                                               .p = o->lora_dropout,
+                                               .option = input ? "--method" : "--lora-dropout"};
+    }
+    for (size_t i = 0; i < o->drop.count; i++) {
+        if (!dropout_parse(&d->list[d->count++], o->drop.text[i], f)) {
+            return false;
+        }
+    }
+    for (size_t i = 0; i < d->count; i++) {
+        d->list[i].per_kv_head = o->mask_per_kv_head && dropout_has_key_set(&d->list[i]);
+        key_sets = key_sets || d->list[i].per_kv_head;
+    }
+    return key_sets || !o->mask_per_kv_head ||
+           fault_set(f, FAULT_INPUT, "lodrop-train", "--mask-per-kv-head",
+                     "no dropout of columns or spans at attention is asked for");
+}
+
+// PEFT knows one rate for all layers.
+static double input_rate(const struct dropouts *d) {
+    for (size_t i = 0; i < d->count; i++) {
+        if (d->list[i].position == DROPOUT_LORA_INPUT && d->list[i].extent == DROPOUT_ALL_LAYERS) {
+            return d->list[i].p;
+        }
+    }
+    return 0;
+}
+
 bool train_options_adapter(struct adapter_config *config, struct adapter_recipe *recipe, const struct train_options *o,
                            const char *from, fault *f) {
-    static const char program[] = "lodrop-train";
-    if (strcmp(o->method, METHOD_LORA) != 0 && strcmp(o->method, METHOD_INPUT) != 0) {
-        return fault_set(f, FAULT_INPUT, program, "--method", "'%s' is not %s or %s", o->method, METHOD_LORA,
-                         METHOD_INPUT);
+    const struct dropout_method *method;
+    if (!dropout_method_find(&method, o->method, f)) {
+        return false;
     }
     if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
-        return fault_set(f, FAULT_INPUT, program, "--init-b", "'%s' is not zero or random", o->init_b);
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--init-b", "'%s' is not zero or random", o->init_b);
     }
     *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
     if (!adapter_modules_parse(o->target_modules, &config->modules, f) ||
         (*from && !adapter_read_config(config, from, f))) {
         return false;
     }
-    config->dropout = o->lora_dropout;
     name_model(config->base_model, o->model);
-    *recipe = (struct adapter_recipe){.alpha = config->alpha, .seed = (uint64_t)o->seed};
-    strcpy(recipe->method, config->dropout > 0 ? METHOD_INPUT : METHOD_LORA);
-    if (config->dropout > 0) {
-        recipe->drops[recipe->n_drops++] = (struct adapter_drop){
-            .position = "lora_input", .pattern = "element", .compensation = "inverted", .p = config->dropout};
+    recipe->alpha = config->alpha;
+    recipe->seed = (uint64_t)o->seed;
+    // How many layers there are is not known yet: what is refused for the most is so for all.
+    if (!list_dropouts(&recipe->dropouts, o, method, f) || !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, f)) {
+        return false;
     }
+    config->dropout = input_rate(&recipe->dropouts);
+    bool input = method->count == 0 || is_input_dropout(method); // these two differ by their rate alone
+    strcpy(recipe->method, !input ? method->name : config->dropout > 0 ? "lora-input-dropout" : "lora");
     return true;
 }
 
 json_t *train_options_json(const struct train_options *o, const struct adapter_config *config,
                            const struct adapter_recipe *recipe) {
-    json_t *object = options_json(&train_option_table, o), *drops = json_array();
-    for (size_t i = 0; i < recipe->n_drops; i++) {
-        const struct adapter_drop *d = &recipe->drops[i];
-        json_array_append_new(drops, json_pack("{s:s, s:s, s:s, s:f}", "position", d->position, "pattern", d->pattern,
-                                               "compensation", d->compensation, "p", d->p));
-    }
+    json_t *object = options_json(&train_option_table, o);
     json_object_set_new(object, "method", json_string(recipe->method));
     json_object_set_new(object, "lora_r", json_integer(config->r));
     json_object_set_new(object, "lora_alpha", json_real(config->alpha));
     json_object_set_new(object, "use_rslora", json_boolean(config->rslora));
     json_object_del(object, "print_config");
-    json_object_set_new(object, "drops", drops);
+    json_object_set_new(object, "drops", dropouts_json(&recipe->dropouts));
     return object;
 }

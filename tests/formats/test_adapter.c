@@ -18,8 +18,16 @@ static const struct adapter_recipe plain = {
     .method = "lora-input-dropout",
     .alpha = 16.5,
     .seed = 7,
-    .n_drops = 1,
-    .drops = {{.position = "lora_input", .pattern = "element", .compensation = "inverted", .p = 0.1}}};
+    .dropouts = {.count = 2,
+                 .list = {{.position = DROPOUT_LORA_INPUT, .compensation = DROPOUT_INVERTED, .p = 0.1},
+                          {.position = DROPOUT_ATTN_WEIGHT,
+                           .pattern = LOD_PATTERN_COLUMN,
+                           .compensation = DROPOUT_RENORMALISE_NOGRAD,
+                           .p = 1.0 / 3,
+                           .extent = DROPOUT_SOME_LAYERS,
+                           .first = 2,
+                           .last = 11,
+                           .per_kv_head = true}}}};
 
 // Matrices of q_proj in layer 0 and down_proj in layer 1.
 struct matrices {
@@ -70,9 +78,14 @@ static void round_trip(void) {
     struct adapter_recipe recipe;
     bool there = false;
     CHECK(adapter_read_recipe(&recipe, &there, temporary("adapter/deep"), &f) && there);
-    CHECK(strcmp(recipe.method, plain.method) == 0 && recipe.alpha == 16.5 && recipe.seed == 7 && recipe.n_drops == 1);
-    CHECK(recipe.drops[0].p == 0.1 && strcmp(recipe.drops[0].position, "lora_input") == 0 &&
-          strcmp(recipe.drops[0].pattern, "element") == 0 && strcmp(recipe.drops[0].compensation, "inverted") == 0);
+    CHECK(strcmp(recipe.method, plain.method) == 0 && recipe.alpha == 16.5 && recipe.seed == 7 &&
+          recipe.dropouts.count == 2);
+    for (size_t i = 0; i < 2; i++) {
+        const struct dropout *got = &recipe.dropouts.list[i], *want = &plain.dropouts.list[i];
+        CHECK(got->position == want->position && got->pattern == want->pattern && got->p == want->p &&
+              got->compensation == want->compensation && got->extent == want->extent);
+        CHECK(got->first == want->first && got->last == want->last && got->per_kv_head == want->per_kv_head);
+    }
 
     list_modules(&back, list);
     CHECK(adapter_read_tensors(temporary("adapter/deep"), R, list, 2, &f));

@@ -224,6 +224,39 @@ OPTIONS = [
     ("flag without value", ["--lora-r"], USAGE, ["--lora-r", "value"]),
     ("switch with value", ["--recompute=yes"], USAGE, ["--recompute", "no value"]),
     ("a word too many", ["more"], USAGE, ["more", "unknown"]),
+    ("rate of 1", ["--method", "dropkey", "--rate", "1"], DAMAGED, ["--rate", "is 1", "below 1"]),
+    ("rate of no dropout", ["--rate", "0.1"], USAGE, ["--rate", "lora", "no dropout"]),
+    ("two rates of one dropout", ["--method", "lora-input-dropout", "--rate", "0.1", "--lora-dropout", "0.1"], USAGE,
+     ["--rate", "--lora-dropout"]),
+    ("drop without a value", ["--drop"], USAGE, ["--drop", "value"]),
+    ("drop of no rate", ["--drop", "attn_logit:column"], DAMAGED, ["--drop attn_logit:column", "POSITION:PATTERN:P"]),
+    ("drop at no position", ["--drop", "attn:column:0.1"], DAMAGED, ["--drop", "'attn'", "attn_logit"]),
+    ("drop of no pattern", ["--drop", "attn_logit:row:0.1"], DAMAGED, ["--drop", "'row'", "column"]),
+    ("drop of no compensation", ["--drop", "attn_logit:column:0.1:all"], DAMAGED, ["--drop", "'all'", "renormalise"]),
+    ("drop of another compensation", ["--drop", "attn_logit:column:0.1:inverted"], DAMAGED,
+     ["--drop", "attn_logit", "column", "inverted", "only none"]),
+    ("drop of another pattern", ["--drop", "lora_input:column:0.1"], DAMAGED, ["--drop", "column", "only element"]),
+    *((f"drop at {position}", ["--drop", f"{position}:element:0.1"], DAMAGED, ["--drop", position, "not supported"])
+      for position in ["lora_a", "lora_b", "ffn_middle", "ffn_output", "embedding", "hidden"]),
+    ("drop of rate 1", ["--drop", "attn_logit:column:1"], DAMAGED, ["--drop", "is 1", "below 1"]),
+    ("drop of no layers", ["--drop", "attn_logit:column:0.1:none:upper"], DAMAGED, ["--drop", "'upper'", "later-half"]),
+    ("drop in layers backwards", ["--drop", "attn_logit:column:0.1:none:1-0"], DAMAGED, ["--drop", "1-0", "backwards"]),
+    ("drop in layers beyond the model", ["--drop", "attn_logit:column:0.1:none:1-2"], DAMAGED,
+     ["--drop", "attn_logit:column:0.1:none:1-2", "layers 0 to 1 only"]),
+    ("one position twice in a layer", ["--drop", "attn_logit:column:0.1", "--drop", "attn_logit:span:0.2:none:1"],
+     DAMAGED, ["--drop", "attn_logit:column:0.1:none (--drop)", "attn_logit:span:0.2:none:1 (--drop)", "in layer 1"]),
+    ("logits and weights in a layer of the later half",
+     ["--drop", "attn_logit:column:0.1:none:later-half", "--drop", "attn_weight:element:0.2:inverted:1"],
+     DAMAGED, ["--drop", "attn_logit:column:0.1:none:later-half", "attn_weight:element:0.2:inverted:1", "attention"]),
+    ("a method's dropout once more", ["--method", "dropkey", "--drop", "attn_logit:column:0.2"], DAMAGED,
+     ["--drop", "attn_logit:column:0.1:none (--method)", "attn_logit:column:0.2:none (--drop)"]),
+    ("two dropouts on the input of A", ["--lora-dropout", "0.1", "--drop", "lora_input:element:0.2"], DAMAGED,
+     ["--drop", "lora_input:element:0.1:inverted (--lora-dropout)", "lora_input:element:0.2:inverted (--drop)"]),
+    ("key sets without keys", ["--mask-per-kv-head"], DAMAGED, ["--mask-per-kv-head", "attention"]),
+    ("key sets of an element mask", ["--mask-per-kv-head", "--drop", "attn_weight:element:0.1"], DAMAGED,
+     ["--mask-per-kv-head", "columns or spans"]),
+    ("129 drops", ["--drop", "attn_logit:column:0.1"] * 129, DAMAGED, ["--drop", "more than 128"]),
+    ("a long drop", ["--drop", 200 * "x"], DAMAGED, ["--drop", "longer than 127"]),
     ("missing adapter", ["--adapter", "nowhere"], DAMAGED, ["nowhere", "No such file"]),
     ("missing held-out data", ["--eval-data", "nowhere.jsonl"], DAMAGED, ["nowhere.jsonl", "No such file"]),
 ]
@@ -310,12 +343,27 @@ def check_resume(numbers):
     must(case.train("--stop-after", 1))
     before = snapshot(case.output)
     expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
-    expect_refusal("--resume with another rank", resume(case.output, "--lora-r", 4), ["--lora-r", "differs"])
+    for flag, *value in [["--lora-r", 4], ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
+                         ["--drop", "attn_logit:column:0.1"]]:
+        expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
     expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
     expect("a refused --resume changes nothing", snapshot(case.output) == before)
+    state = json.loads((case.output / "checkpoint" / "state.json").read_text())
+
+    def with_option(**changes):
+        return json.dumps({**state, "options": {**state["options"], **changes}})
+
     for name, content, words in [("state.json", '{"format": 2}', ["state.json", "format", "is 2"]),
                                  ("state.json", '{"format": 1', ["state.json", "JSON"]),
+                                 ("state.json", with_option(rate=1), ["state.json", "rate", "is 1"]),
+                                 ("state.json", with_option(drop="column"), ["state.json", "drop", "list"]),
+                                 ("state.json", with_option(drop=[0.1]), ["state.json", "drop", "list of strings"]),
+                                 ("state.json", with_option(drop=[200 * "x"]), ["state.json", "drop", "127"]),
+                                 ("state.json", with_option(drop=["x"] * 129), ["state.json", "drop", "128"]),
+                                 ("state.json", with_option(drop=["hidden:element:0.1"]), ["--drop", "not supported"]),
+                                 ("state.json", with_option(method="drop"), ["--method", "'drop'"]),
+                                 ("state.json", with_option(mask_per_kv_head=1), ["mask_per_kv_head", "true or false"]),
                                  ("moments.safetensors", "", ["moments.safetensors", "header"]),
                                  ("metrics.jsonl", "{}\n", ["metrics.jsonl", "step", "missing"])]:
         damaged = case.folder / "damaged"

@@ -57,6 +57,7 @@ typedef struct twin {
     struct model model;
     struct model_layer layers[LAYERS];
     struct tensor_view embedding;
+    struct layer_dropouts dropouts[LAYERS];
     struct lora lora;
 } twin;
 
@@ -77,9 +78,10 @@ static void make_twin(twin *t, const small_llama *s, unsigned modules, fault *f)
     t->embedding.data = (const uint8_t *)narrow(m->embedding, VOCABULARY * WIDTH);
     t->model.embedding = &t->embedding, t->model.layers = t->layers;
     t->model.head = pack(m->head, WIDTH, VOCABULARY), t->model.final_norm = narrow(m->final_norm, WIDTH);
-    struct lora_options options = {.seed = m->seed, .leaves = SEGMENTS};
-    options.config =
-        (struct adapter_config){.r = RANK, .alpha = m->lora_scale * RANK, .dropout = m->p, .modules = modules};
+    const struct dropouts input = {.count = 1, .list = {{.compensation = DROPOUT_INVERTED, .p = m->p}}};
+    must(dropouts_of_layers(t->dropouts, LAYERS, &input, m->seed, f), f);
+    struct lora_options options = {.dropouts = t->dropouts, .leaves = SEGMENTS};
+    options.config = (struct adapter_config){.r = RANK, .alpha = m->lora_scale * RANK, .modules = modules};
     must(lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f), f);
     for (unsigned i = 0; i < LAYERS; i++) {
         t->layers[i].attention_norm = narrow(s->layers[i].attention_norm, WIDTH);
