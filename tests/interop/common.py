@@ -39,11 +39,13 @@ class Context:
         return self.data / path
 
     def run(self, program, *arguments, **options):
-        """Runs a program of the build; options become flags: max_length=64 is --max-length 64, True a bare flag."""
+        """Runs a program of the build; options become flags: max_length=64 is --max-length 64, True a bare flag, a list
+        a flag for each of its values."""
         command = [str(self.build / program), *map(str, arguments)]
         for name, value in options.items():
             flag = "--" + name.replace("_", "-")
-            command += [flag] if value is True else [flag, str(value)]
+            for one in value if isinstance(value, list) else [value]:
+                command += [flag] if one is True else [flag, str(one)]
         done = subprocess.run(command, capture_output=True)
         assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}: {done.stderr.decode().strip()}"
         return done.stdout

@@ -2,7 +2,7 @@
 import numpy as np
 
 DOMAIN_TRAIN, DOMAIN_SAMPLING = 0, 3
-POSITION_LORA_INPUT, POSITION_SHUFFLE = 0, 30
+POSITION_LORA_INPUT, POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_SHUFFLE = 0, 24, 25, 30
 WORD = np.uint64(0xFFFFFFFF)
 
 
@@ -20,8 +20,8 @@ def philox(seed, c0, c1, c2, c3):
     return np.stack([c0, c1, c2, c3])
 
 
-def site(domain, layer, position):
-    return domain << 30 | layer << 20 | position << 14
+def site(domain, layer, position, head=0):
+    return domain << 30 | layer << 20 | position << 14 | head
 
 
 def threshold(p):
@@ -29,14 +29,28 @@ def threshold(p):
     return int(p * 65536 + 0.5)
 
 
-def keep(seed, layer, module, draw, rows, columns, p):
-    """Keep bits [len(rows)][len(columns)] of the input of an adapter; module: its place among the seven."""
+def cells(seed, where, draw, rows, columns, p):
+    """Keep bits [len(rows)][len(columns)] of the mask of a site."""
     row, col = np.asarray(rows)[:, None], np.asarray(columns)[None, :]
-    where = site(DOMAIN_TRAIN, layer, POSITION_LORA_INPUT + module)
     words = philox(seed, col // 128 * 16 + col % 16, row, where, draw)
     half = col % 128 // 16
     word = np.take_along_axis(words, np.broadcast_to(half // 2, words.shape[1:])[None], axis=0)[0]
     return (word >> (16 * (half % 2)).astype(np.uint64) & np.uint64(0xFFFF)) >= threshold(p)
+
+
+def keep(seed, layer, module, draw, rows, columns, p):
+    """Of the input of an adapter; module: its place among the seven."""
+    return cells(seed, site(DOMAIN_TRAIN, layer, POSITION_LORA_INPUT + module), draw, rows, columns, p)
+
+
+def span(seed, where, draw, length, p):
+    """Keep bits [length]: one run of floor(p length), at least one, is dropped."""
+    count = max(1, int(p * length))
+    word = int(philox(seed, 0xFFFFFFFF, 0, where, draw)[0])
+    start = word * (length - count + 1) >> 32
+    keep = np.ones(length, dtype=bool)
+    keep[start:start + count] = False
+    return keep
 
 
 def epoch_order(seed, epoch, count):

@@ -8,10 +8,10 @@ import transformers
 import philox
 
 
-def load_model(folder):
+def load_model(folder, attention="sdpa"):
     """Weights widened to float64. The norms are PyTorch's: those of transformers compute in float32 whatever the dtype.
     (RoPE's frequencies and angles stay float32 as transformers has them, and as ours are.)"""
-    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation="sdpa")
+    model = transformers.LlamaForCausalLM.from_pretrained(folder, dtype=torch.float64, attn_implementation=attention)
     for block in model.model.layers:
         block.input_layernorm = exact_norm(block.input_layernorm)
         block.post_attention_layernorm = exact_norm(block.post_attention_layernorm)
@@ -25,9 +25,9 @@ def exact_norm(norm):
     return exact
 
 
-def load_adapted(folder, adapter):
+def load_adapted(folder, adapter, attention="sdpa"):
     """The model with a PEFT folder on it, ready to be trained: its dropouts act."""
-    model = peft.PeftModel.from_pretrained(load_model(folder), adapter, is_trainable=True)
+    model = peft.PeftModel.from_pretrained(load_model(folder, attention), adapter, is_trainable=True)
     assert all(p.dtype == torch.float64 for p in model.parameters())
     return model.train()
 
@@ -92,14 +92,14 @@ class Masks:
             place.factor = self.dump(layer, module, draw, tokens, n_in).double() / self.keep
 
 
-def backward(model, examples, draws, masks=None):
-    """Mean loss over the targets of all examples, its gradient left in the parameters."""
+def backward(model, examples, draws, masks=()):
+    """Mean loss over the targets of all examples, its gradient left in the parameters. masks: Masks and their like."""
     model.zero_grad()
     targets = sum(len(tokens) - first_target for tokens, first_target in examples)
     total = 0.0
     for (tokens, first_target), draw in zip(examples, draws, strict=True):
-        if masks:
-            masks.set(draw, len(tokens) - 1)
+        for one in masks:
+            one.set(draw, len(tokens) - 1)
         loss = target_losses(model, tokens, first_target).sum() / targets
         loss.backward()
         total += loss.item()

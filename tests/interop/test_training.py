@@ -5,6 +5,7 @@ import math
 import torch
 import transformers
 
+from attention import PLAIN, AttentionMasks
 from common import assert_close, assert_relative, text_examples
 from models import sentences, write_adapter, write_model
 from philox import epoch_order
@@ -42,15 +43,16 @@ def reference_steps(model, masks, examples, options):
         schedule.step()
 
 
-def check_run(context, model, data, examples, init, **options):
-    """The loss must fall: else little was compared."""
+def check_run(context, model, data, examples, init, dropped=(), **options):
+    """dropped: what the options drop at attention. The loss must fall: else little was compared."""
     options = {"max_length": 128, **options}
     start, _, _ = context.train_first_step(model=model, data=data, **init, **options)
     _, metrics = context.train(model=model, data=data, max_steps=STEPS, **init, **options)
     assert len(metrics) == STEPS
-    reference = load_adapted(model, start)
+    reference = load_adapted(model, start, attention=PLAIN if dropped else "sdpa")
     p = options.get("lora_dropout", 0)
-    masks = Masks(context, reference, options["seed"], p) if p else None
+    masks = [Masks(context, reference, options["seed"], p)] if p else []
+    masks += [AttentionMasks(reference, options["seed"], dropped)] if dropped else []
     worst = 0.0
     for got, (loss, rate, norm) in zip(metrics, reference_steps(reference, masks, examples, options), strict=True):
         step = f"step {got['step']}: "
