@@ -11,17 +11,20 @@ from harness import (QEMU, adapter, expect, finish, metrics, must, other_builds,
                      write_texts)
 
 STEPS = 30
-METHOD = ["--method", "lora-input-dropout", "--lora-dropout", "0.1", "--target-modules", "all-linear"]
+INPUT_DROPOUT = ["--method", "lora-input-dropout", "--lora-dropout", "0.1"]
+DROPKEY = ["--method", "dropkey"]
+DROPATTENTION = ["--method", "dropattention", "--rate", "0.3", "--mask-per-kv-head", "--lora-dropout", "0.1"]
+ELEMENT_AND_SPAN = ["--drop", "attn_weight:element:0.1:inverted:0", "--drop", "attn_logit:span:0.2:none:later-half"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
 
 
 class Subject:
     """A model and data, and the run that all others must equal."""
 
-    def __init__(self, folder, name, model, data, *options):
+    def __init__(self, folder, name, model, data, *options, method=INPUT_DROPOUT):
         self.folder, self.name, self.model, self.data = folder / name.replace(" ", "-"), name, model, data
         self.folder.mkdir()
-        self.options = [*METHOD, "--max-steps", str(STEPS), *options]
+        self.options = [*method, "--target-modules", "all-linear", "--max-steps", str(STEPS), *options]
         self.base = self.train("base", *ONE_BATCH, "--threads", "1")
 
     def train(self, what, *options, **how):
@@ -99,6 +102,16 @@ def check_seed(subject):
            metrics(other)[-1]["loss"] != metrics(subject.base)[-1]["loss"])
 
 
+def check_rate_of_0(folder, model, data):
+    """Is no dropout at all."""
+    subject = Subject(folder, "no dropout", model, data, method=["--method", "lora"])
+    for what, options in [("dropkey", ["--method", "dropkey", "--rate", "0"]),
+                          ("dropattention", ["--method", "dropattention", "--rate", "0", "--mask-per-kv-head"]),
+                          ("weights", ["--drop", "attn_weight:element:0"]),
+                          ("input", ["--drop", "lora_input:element:0"])]:
+        subject.expect_same(f"{what} of rate 0", subject.train(what, *ONE_BATCH, *options))
+
+
 def write_stories_data(folder, text):
     """From a long text: a plain one, and prompts with completions of random lengths."""
     rng = random.Random(5)
@@ -112,16 +125,22 @@ def write_stories_data(folder, text):
 
 def subjects(folder):
     model = write_model(folder / "model")
-    texts = Subject(folder, "small texts", model, write_texts(folder / "texts.jsonl"))
-    check_ref(texts)
-    check_seed(texts)
-    yield texts
-    yield Subject(folder, "small completions", model, write_completions(folder / "completions.jsonl"))
+    texts, completions = write_texts(folder / "texts.jsonl"), write_completions(folder / "completions.jsonl")
+    check_rate_of_0(folder, model, texts)
+    for subject in [Subject(folder, "small texts", model, texts),
+                    Subject(folder, "dropkey", model, texts, method=DROPKEY),
+                    Subject(folder, "element and span", model, texts, method=ELEMENT_AND_SPAN),
+                    Subject(folder, "dropattention", model, completions, method=DROPATTENTION)]:
+        check_ref(subject)
+        check_seed(subject)
+        yield subject
+    yield Subject(folder, "small completions", model, completions)
     found = shared_data("same bits of stories260k", "models/stories260k", "tinyshakespeare/input.txt")
     if found:
         plain, pairs = write_stories_data(folder, found[1].read_text())
         yield Subject(folder, "stories plain", found[0], plain, "--max-length", "64")
         yield Subject(folder, "stories pairs", found[0], pairs)
+        yield Subject(folder, "stories dropkey", found[0], plain, "--max-length", "160", method=DROPKEY)
 
 
 isas, lacking = simd_isas()
