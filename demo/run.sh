@@ -1,5 +1,6 @@
 #!/bin/sh
-# The demo: a small language model learns to tell a gloss's class, with LoRA and with dropout on LoRA's input.
+# The demo: a small language model learns to tell a gloss's class, with LoRA alone, with dropout on LoRA's input, and
+# with DropKey: attention without some of its keys.
 #
 #     demo/run.sh BUILD [OUTPUT]      OUTPUT: default BUILD/demo
 set -eu
@@ -29,6 +30,7 @@ train() {
 }
 train lora
 train lora-input-dropout --lora-dropout 0.1
+train dropkey --rate 0.1
 
 echo
-python3 "$demo/table.py" "$output" lora lora-input-dropout
+python3 "$demo/table.py" "$output" lora lora-input-dropout dropkey
