@@ -1,0 +1,63 @@
+#!/usr/bin/env -S python3 -B
+"""What methods and options amount to: --print-config says it, lodrop.json keeps it, adapter_config.json has PEFT's part."""
+import json
+
+from harness import expect, finish, must, scratch, train, write_model, write_texts
+
+
+def triple(position, pattern, p, compensation, **more):
+    return {"position": position, "pattern": pattern, "p": p, "compensation": compensation, **more}
+
+
+INPUT, DROPKEY = triple("lora_input", "element", 0.1, "inverted"), triple("attn_logit", "column", 0.1, "none")
+DROPOUTS = [  # options, and what they amount to
+    ([], []),
+    (["--method", "lora-input-dropout"], [INPUT]),
+    (["--method", "lora-input-dropout", "--rate", "0.2"], [{**INPUT, "p": 0.2}]),
+    (["--method", "lora-input-dropout", "--lora-dropout", "0.3"], [{**INPUT, "p": 0.3}]),
+    (["--lora-dropout", "0.1"], [INPUT]),
+    (["--drop", "lora_input:element:0.1"], [INPUT]),
+    (["--method", "dropkey"], [DROPKEY]),
+    (["--method", "dropkey", "--rate", "0.5"], [{**DROPKEY, "p": 0.5}]),
+    (["--method", "dropkey", "--lora-dropout", "0.1"], [DROPKEY, INPUT]),
+    (["--method", "dropattention"], [triple("attn_weight", "column", 0.1, "renormalise-nograd")]),
+    (["--method", "dropattention", "--mask-per-kv-head"],
+     [triple("attn_weight", "column", 0.1, "renormalise-nograd", per_kv_head=True)]),
+    (["--drop", "attn_weight:element:0.1:renormalise:0", "--drop=attn_logit:span:0.2:none:later-half",
+      "--mask-per-kv-head"],
+     [triple("attn_weight", "element", 0.1, "renormalise", layers="0"),
+      triple("attn_logit", "span", 0.2, "none", layers="later-half", per_kv_head=True)]),
+    (["--drop", "attn_logit:column:0.1:none:0-0", "--drop", "attn_logit:column:0.3:none:1"],
+     [{**DROPKEY, "layers": "0"}, {**DROPKEY, "p": 0.3, "layers": "1"}]),
+]
+
+
+def check(options, dropouts, model, data, output):
+    what = " ".join(options) or "no options"
+    config = json.loads(must(train(model, data, output, *options, "--print-config")).stdout)
+    expect(f"{what}: --print-config", config["drops"] == dropouts, config["drops"])
+    expect(f"{what}: --print-config writes nothing", not output.exists())
+    must(train(model, data, output, *options, "--max-steps", 1))
+    recipe = json.loads((output / "lodrop.json").read_text())
+    expect(f"{what}: lodrop.json", recipe["dropouts"] == dropouts, recipe)
+    rates = [d["p"] for d in dropouts if d["position"] == "lora_input"] or [0]
+    config = json.loads((output / "adapter_config.json").read_text())
+    expect(f"{what}: PEFT's lora_dropout", [config["lora_dropout"]] == rates, config)
+
+
+def check_layers_of_input(model, data, output):
+    """PEFT has no word for other rates in other layers."""
+    options = ["--drop", "lora_input:element:0.1:inverted:1"]
+    must(train(model, data, output, *options, "--max-steps", 1))
+    config = json.loads((output / "adapter_config.json").read_text())
+    recipe = json.loads((output / "lodrop.json").read_text())
+    expect("input dropout in a layer: lodrop.json", recipe["dropouts"] == [{**INPUT, "layers": "1"}], recipe)
+    expect("input dropout in a layer: adapter_config.json", config["lora_dropout"] == 0, config)
+
+
+folder = scratch()
+MODEL, DATA = write_model(folder / "model"), write_texts(folder / "texts.jsonl", count=10)
+for number, (options, dropouts) in enumerate(DROPOUTS):
+    check(options, dropouts, MODEL, DATA, folder / f"output{number}")
+check_layers_of_input(MODEL, DATA, folder / "layers")
+finish()
