@@ -67,15 +67,17 @@ class InjectedMask(torch.nn.Module):
 
 
 class Masks:
-    """Puts the masks that lodrop-mask prints into the adapters of a PEFT model."""
+    """Puts the masks that lodrop-mask prints into the adapters of a PEFT model; layers None: of all of them."""
 
-    def __init__(self, context, model, seed, p):
+    def __init__(self, context, model, seed, p, layers=None):
         self.context, self.seed, self.p = context, seed, p
         self.keep = 1 - philox.threshold(p) / 65536  # the rate that the masks really have
         self.places = []  # (layer, module, n_in, InjectedMask)
         for name, layer in model.named_modules():
             if isinstance(layer, peft.tuners.lora.Linear):
                 found = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)$", name)
+                if layers is not None and int(found[1]) not in layers:
+                    continue
                 layer.lora_dropout["default"] = InjectedMask()
                 self.places.append((int(found[1]), found[2], layer.in_features, layer.lora_dropout["default"]))
         assert self.places

@@ -60,6 +60,10 @@ def test_ours_with_rslora(context):
     return check_ours(context, **random_case(context), lora_r=12, use_rslora=True, target_modules="all-linear")
 
 
+def test_ours_with_dropkey(context):
+    return check_ours(context, **random_case(context), lora_r=4, method="dropkey", target_modules="all-linear")
+
+
 def test_ours_is_the_same_after_peft_saved_it(context):
     """Loaded by PEFT and saved again, it is still the same adapter to us."""
     case = random_case(context)

@@ -11,14 +11,15 @@ from stories import MODEL, first_stories
 SEED = 2**40 + 17  # both halves of the key count
 
 
-def check_step(context, model, data, examples, init, p=0.1, dropped=(), **options):
-    """init: options that say what adapter the step starts from; dropped: what the options drop at attention. The first
-    step of a run visits the first examples of epoch 0's order, and numbers them from 0."""
+def check_step(context, model, data, examples, init, p=0.1, layers=None, dropped=(), **options):
+    """init: options that say what adapter the step starts from; p: on the input of A, in these layers (None: all);
+    dropped: what the options drop at attention. The first step of a run visits the first examples of epoch 0's order,
+    and numbers them from 0."""
     options = {"lora_dropout": p, "seed": SEED, **options}
     output, loss, got = context.train_first_step(model=model, data=data, **init, **options)
     # A learning rate of 0 left the adapter as it was: what was written is what the step started from.
     reference = load_adapted(model, output, attention=PLAIN if dropped else "sdpa")
-    masks = [Masks(context, reference, SEED, p)] if p else []
+    masks = [Masks(context, reference, SEED, p, layers)] if p else []
     masks += [AttentionMasks(reference, SEED, dropped)] if dropped else []
     visited = epoch_order(SEED, 0, len(examples))[:options["batch_size"] * options.get("grad_accum", 1)]
     want = backward(reference, [examples[i] for i in visited], range(len(visited)), masks)
@@ -55,6 +56,11 @@ def test_accumulated_and_recomputed(context):
 
 def test_without_dropout(context):
     return check_texts(context, write_model(context, "random"), random_init(), batch_size=7, max_length=64, p=0)
+
+
+def test_dropout_in_one_layer(context):
+    return check_texts(context, write_model(context, "random"), random_init(), batch_size=7, max_length=64, p=0.3,
+                       layers=[1], lora_dropout=0, drop=["lora_input:element:0.3:inverted:later-half"])
 
 
 def test_high_rate(context):
