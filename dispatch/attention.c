@@ -6,13 +6,18 @@
 
 #include <math.h>
 
-enum { PIECES_PER_THREAD = 8, MAX_MASKED_HEADS = 256 };
+// More heads on one packed block of keys would save less and less and cost a worker more memory.
+enum { SHARING_HEADS = 4, PIECES_PER_THREAD = 8, MAX_MASKED_HEADS = 256 };
+
+static size_t group_of(const lod_attention_shape *s) {
+    return s->heads / s->kv_heads;
+}
 
 // --- The memory of a worker ---
 
 size_t lod_attention_lay_out(const lod_plan *plan, void *base, lod_attention_scratch *w) {
     const lod_attention_shape *s = &plan->shape.attention;
-    const size_t d16 = lod_round_up(s->head_dim, 16), state = s->heads / s->kv_heads * s->queries;
+    const size_t d16 = lod_round_up(s->head_dim, 16), state = lod_min(group_of(s), SHARING_HEADS) * s->queries;
     const size_t block = LOD_KEY_BLOCK * d16, scores = plan->query_block * LOD_SCORE_LD;
     lod_attention_scratch unused;
     w = base ? w : &unused;
@@ -160,9 +165,9 @@ static lod_status begin(lod_attention_call *c, const lod_plan *plan, const lod_a
     LOD_TRY(lod_plan_check(plan, LOD_PLAN_ATTENTION, err));
     const lod_attention_shape *s = &plan->shape.attention;
     *c = (lod_attention_call){.plan = plan, .args = a, .workspace = workspace, .d = s->head_dim,
-                              .d16 = lod_round_up(s->head_dim, 16), .group = s->heads / s->kv_heads};
+                              .d16 = lod_round_up(s->head_dim, 16), .group = group_of(s)};
     LOD_TRY(check_dropout(c, err));
-    c->sharing = c->compact && !a->dropout.per_kv_head ? 1 : c->group;
+    c->sharing = c->compact && !a->dropout.per_kv_head ? 1 : lod_min(c->group, SHARING_HEADS);
     LOD_TRY(lod_rows_check(&a->queries, c->threshold > 0, "queries", err));
     LOD_TRY(lod_rows_check(&a->keys, false, "keys", err));
     LOD_TRY(check_segments(plan, a, err));

@@ -27,7 +27,7 @@ typedef struct lod_attention_call {
     bool compact;       // column and span masks: heads work on lists of keys
     size_t d, d16;      // head_dim, and rounded up to whole vectors
     size_t group;       // query heads of a KV head
-    size_t sharing;     // of those, how many have a list of keys in common: 1 or all
+    size_t sharing;     // of those, how many work on one packed block of keys: 1 where each has its own list
     void *workspace;
     lod_attention_kernels kernels;
 } lod_attention_call;
@@ -40,12 +40,11 @@ typedef struct lod_attention_piece {
     bool dq, dkv; // backward: which gradients
 } lod_attention_piece;
 
-// The memory of a worker. State and packed rows of query i of head h of the group stand at [h * queries + i], where
-// queries is the plan's.
+// The memory of a worker, for as many heads as may share a block of keys and the plan's queries (lod_state_row).
 typedef struct lod_attention_scratch {
-    float *q, *o, *dq;           // [group][queries][D16]; o: forward's sums, backward's dO
-    float *m, *dropped_m;        // [group][queries]; backward: m is delta
-    float *l, *dropped_l;        // [group][queries][16]
+    float *q, *o, *dq;           // [heads][queries][D16]; o: forward's sums, backward's dO
+    float *m, *dropped_m;        // [heads][queries]; backward: m is delta
+    float *l, *dropped_l;        // [heads][queries][16]
     float *k_rows, *v_rows;      // [LOD_KEY_BLOCK][D16]
     float *k_panels, *v_panels;  // [LOD_KEY_BLOCK / 16][D16][16]
     float *dk, *dv;              // [LOD_KEY_BLOCK][D16]
@@ -56,8 +55,14 @@ typedef struct lod_attention_scratch {
     uint8_t *bits;               // [keys / 8], whole groups of 128
 } lod_attention_scratch;
 
+// Where the state of a query of a head of the group stands.
 static inline size_t lod_state_row(const lod_attention_call *c, size_t head, size_t query) {
-    return head * c->plan->shape.attention.queries + query;
+    return head % c->sharing * c->plan->shape.attention.queries + query;
+}
+
+// The heads of the group from `head` on that share a block of keys.
+static inline lod_range lod_sharing_heads(const lod_attention_call *c, size_t head) {
+    return (lod_range){head, lod_min(head + c->sharing, c->group)};
 }
 
 // Lays the scratch out from `base` on; returns its bytes, a multiple of 64. base NULL: only that.

@@ -97,7 +97,5 @@ static void run_set(const lod_attention_call *c, const lod_attention_piece *p, l
 void lod_attention_forward_piece(const lod_attention_call *c, const lod_attention_piece *p,
                                  const lod_attention_scratch *w) {
     if (p->queries.begin == p->queries.end) return;
-    for (size_t head = 0; head < c->group; head += c->sharing) {
-        run_set(c, p, (lod_range){head, head + c->sharing}, w);
-    }
+    for (size_t head = 0; head < c->group; head += c->sharing) run_set(c, p, lod_sharing_heads(c, head), w);
 }
