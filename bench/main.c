@@ -11,12 +11,14 @@
 static const char usage[] =
     "usage: lodrop-bench [--threads N] [--shapes FILE] [Google Benchmark's flags]\n"
     "       lodrop-bench --share [NAME...] [--threads N] [--shapes FILE] [--rounds N] [--rate P]\n"
+    "       lodrop-bench --peak [--threads N]\n"
     "\n"
     "Measures the FMA peak, the tiles, and low-rank layers (W packed before, X packed inside the time), by default\n"
     "as the median of 9 repetitions in random order. peak_share is GF/s over the peak measured beside it, vs_p0 the\n"
     "time over that without dropout.\n"
     "\n"
     "  --share       alternate peak, layer, layer with dropout, frozen layer; print the ratios' medians [quartiles]\n"
+    "  --peak        print the FMA peak of the instruction set in use, for comparisons beside other programs\n"
     "  --threads N   threads of the layers (1)\n"
     "  --shapes FILE lines `name tokens n_in n_out rank` (shapes.txt beside this program)\n"
     "  --rounds N    rounds of --share (15)\n"
@@ -27,7 +29,7 @@ static const char usage[] =
     "<operation>_<dtype>/<recipe>/<shape>.\n";
 
 typedef struct options {
-    bool share;
+    bool share, peak;
     unsigned threads, rounds;
     double rate;
     const char *shapes;
@@ -64,6 +66,8 @@ static int parse(int argc, char **argv, options *o) {
             exit(0);
         } else if (strcmp(argv[i], "--share") == 0) {
             o->share = true;
+        } else if (strcmp(argv[i], "--peak") == 0) {
+            o->peak = true;
         } else if (strcmp(argv[i], "--threads") == 0) {
             o->threads = count_of(value), i++;
         } else if (strcmp(argv[i], "--rounds") == 0) {
@@ -107,6 +111,29 @@ static size_t pick(bench_shape *shapes, size_t count, const options *o, bench_sh
     return o->name_count;
 }
 
+static lod_isa isa_in_use(void) {
+    lod_isa isa;
+    lod_error error;
+    if (lod_isa_in_use(&isa, NULL, &error) != LOD_OK) {
+        fprintf(stderr, "lodrop-bench: %s: %s\n", error.field, error.text);
+        exit(1);
+    }
+    return isa;
+}
+
+static int print_peak(unsigned threads) {
+    const lod_isa isa = isa_in_use();
+    bench_peak(isa, threads, 0.05); // the pool and the clock frequency
+    const double peak = bench_peak(isa, threads, 0.05);
+    printf("peak_f32 %s: ", lod_isa_text(isa));
+    if (peak > 0) {
+        printf("%.3f GF/s, threads %u\n", peak * 1e-9, threads);
+    } else {
+        puts("no FMA probe");
+    }
+    return 0;
+}
+
 static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size_t count, unsigned threads) {
     char *flags[128] = {argv[0], "--benchmark_repetitions=9", "--benchmark_enable_random_interleaving=true",
                         "--benchmark_display_aggregates_only=true", "--benchmark_counters_tabular=true"};
@@ -114,13 +141,7 @@ static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size
     for (int i = 1; i < argc && used < 127; i++) {
         flags[used++] = argv[i];
     }
-    lod_isa isa;
-    lod_error error;
-    if (lod_isa_in_use(&isa, NULL, &error) != LOD_OK) {
-        fprintf(stderr, "lodrop-bench: %s: %s\n", error.field, error.text);
-        return 1;
-    }
-    bench_peak(isa, threads, 1); // until the clock frequency has settled
+    bench_peak(isa_in_use(), threads, 1); // until the clock frequency has settled
     bench_add_peaks();
     bench_add_tiles();
     bench_add_layers(shapes, count, threads);
@@ -130,6 +151,8 @@ static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size
 int main(int argc, char **argv) {
     options o = {.threads = 1, .rounds = 15, .rate = 0.1};
     argc = parse(argc, argv, &o);
+    if (o.peak && (o.share || argc > 1)) bad_usage();
+    if (o.peak) return print_peak(o.threads);
     size_t count;
     bench_shape *shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program(), &count);
     int status;

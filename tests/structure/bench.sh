@@ -25,6 +25,9 @@ done
 "$@" "$program" --shapes "$folder/shapes" --share small --rounds 2 >"$folder/share" 2>&1
 grep -qE '^lowrank_fwd_bwd 40x50 T=9 r=3 .*dropout 0.1: [0-9.]+ x \[' "$folder/share" && pass ||
     fail "--share" "$(cat "$folder/share")"
+"$@" "$program" --peak >"$folder/peak" 2>&1
+grep -qE '^peak_f32 ((avx2|avx512|neon): [0-9.]+ GF/s, threads 1|ref: no FMA probe)$' "$folder/peak" && pass ||
+    fail "--peak" "$(cat "$folder/peak")"
 
 refused() { # WHAT STATUS TEXT ARGUMENTS...
     local what=$1 status=$2 text=$3 said
