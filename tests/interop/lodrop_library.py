@@ -1,0 +1,205 @@
+"""liblodrop.so through ctypes: what tests and measurements from outside need of include/lodrop.h. Arrays are float32,
+of numpy or of PyTorch on the CPU, and are never copied. PyTorch itself is not imported."""
+import ctypes
+import enum
+import mmap
+from ctypes import POINTER, Structure, byref, c_bool, c_char, c_char_p, c_double, c_float, c_int, c_size_t, c_ubyte
+from ctypes import c_uint, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+
+import numpy as np
+
+DOMAIN_TRAIN, DOMAIN_EVAL = 0, 1
+POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT = 24, 25
+HUGE_PAGE = 2 << 20  # bytes
+
+
+class Pattern(enum.IntEnum):
+    ELEMENT, COLUMN, SPAN = range(3)
+
+
+class Compensation(enum.IntEnum):
+    NONE, INVERTED, RENORMALISE, RENORMALISE_NOGRAD = range(4)
+
+
+class lod_error(Structure):
+    _fields_ = [("code", c_int), ("field", c_char * 32), ("text", c_char * 192)]
+
+
+class lod_rows(Structure):
+    _fields_ = [("count", c_size_t), ("start", POINTER(c_size_t)), ("draw", POINTER(c_uint32)),
+                ("instance", POINTER(c_ubyte))]
+
+
+class lod_dropout(Structure):
+    _fields_ = [("pattern", c_int), ("compensation", c_int), ("p", c_double), ("seed", c_uint64), ("site", c_uint32),
+                ("draw", c_uint32), ("per_kv_head", c_bool)]
+
+
+class lod_attention_shape(Structure):
+    _fields_ = [(name, c_size_t) for name in ("heads", "kv_heads", "head_dim", "keys", "queries")]
+
+
+FLOATS = POINTER(c_float)
+
+
+class lod_attention_args(Structure):
+    _fields_ = [("queries", lod_rows), ("keys", lod_rows), ("causal", c_bool), ("scale", c_double),
+                ("dropout", lod_dropout), ("q", FLOATS), ("k", FLOATS), ("v", FLOATS), ("ldq", c_size_t),
+                ("ldk", c_size_t), ("ldv", c_size_t), ("o", FLOATS), ("ldo", c_size_t), ("lse", FLOATS),
+                ("lse_visible", FLOATS), ("d_o", FLOATS), ("dq", FLOATS), ("dk", FLOATS), ("dv", FLOATS)]
+
+
+class LodropError(Exception):
+    """A call's lod_error."""
+
+    def __init__(self, status, error):
+        self.status, self.field = status, error.field.decode()
+        super().__init__(f"{self.field}: {error.text.decode()}")
+
+
+PROTOTYPES = {
+    "lod_isa_name": [POINTER(c_char_p), POINTER(lod_error)],
+    "lod_site": [c_uint] * 5 + [POINTER(c_uint32), POINTER(lod_error)],
+    "lod_mask_dump": [c_uint64, c_uint32, c_uint32, c_double] + [c_size_t] * 4 + [c_void_p, POINTER(lod_error)],
+    "lod_mask_span": [c_uint64, c_uint32, c_uint32, c_double, c_size_t, POINTER(c_size_t), POINTER(c_size_t),
+                      POINTER(lod_error)],
+    "lod_plan_attention": [POINTER(lod_attention_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
+    "lod_attention_forward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
+    "lod_attention_backward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
+}
+
+
+class Library:
+    """The shared library of a build folder. LODROP_ISA counts until the first call."""
+
+    def __init__(self, build):
+        self.c = ctypes.CDLL(str(Path(build).resolve() / "liblodrop.so"))
+        for name, arguments in PROTOTYPES.items():
+            getattr(self.c, name).argtypes = arguments
+            getattr(self.c, name).restype = c_int
+        self.c.lod_plan_workspace.argtypes, self.c.lod_plan_workspace.restype = [c_void_p], c_size_t
+        self.c.lod_plan_free.argtypes, self.c.lod_plan_free.restype = [c_void_p], None
+        self.c.lod_plan_describe.argtypes, self.c.lod_plan_describe.restype = [c_void_p, c_char_p, c_size_t], None
+
+    def call(self, name, *arguments):
+        error = lod_error()
+        status = getattr(self.c, name)(*arguments, byref(error))
+        if status != 0:
+            raise LodropError(status, error)
+
+    def isa(self):
+        name = c_char_p()
+        self.call("lod_isa_name", byref(name))
+        return name.value.decode()
+
+    def site(self, domain, layer, position, instance=0, head=0):
+        site = c_uint32()
+        self.call("lod_site", domain, layer, position, instance, head, byref(site))
+        return site.value
+
+    def mask(self, seed, site, draw, p, rows, cols):
+        """Keep bits of two ranges, [rows][cols]."""
+        keep = np.empty((len(rows), len(cols)), dtype=np.uint8)
+        self.call("lod_mask_dump", seed, site, draw, p, rows.start, len(rows), cols.start, len(cols), keep.ctypes.data)
+        return keep.astype(bool)
+
+    def span(self, seed, site, draw, p, length):
+        """The cells that a span mask drops."""
+        start, count = c_size_t(), c_size_t()
+        self.call("lod_mask_span", seed, site, draw, p, length, byref(start), byref(count))
+        return range(start.value, start.value + count.value)
+
+
+def as_numpy(array):
+    return array.detach().numpy() if hasattr(array, "detach") else array
+
+
+def strided(tokens, heads, head_dim, gap=0):
+    """[tokens][heads][head_dim] of NaN, with a gap of NaN after each token; .base has the gaps, too."""
+    memory = np.full((tokens, heads * head_dim + gap), np.nan, dtype=np.float32)
+    return memory[:, :heads * head_dim].reshape(tokens, heads, head_dim)
+
+
+def workspace(size):
+    """Memory of that many bytes on huge pages where the system gives them, aligned to them."""
+    memory = mmap.mmap(-1, size + HUGE_PAGE)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, dtype=np.uint8)
+    skip = -whole.ctypes.data % HUGE_PAGE
+    return whole[skip:skip + size]
+
+
+class Rows:
+    """lod_rows of segments of these lengths, with the memory that it points to."""
+
+    def __init__(self, lengths, draw=None, instance=None):
+        self.lengths = list(lengths)
+        self.start = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.uintp)
+        self.draw = np.array(range(len(self.lengths)) if draw is None else draw, dtype=np.uint32)
+        self.instance = None if instance is None else np.array(instance, dtype=np.uint8)
+        self.c = lod_rows(len(self.lengths), self.start.ctypes.data_as(POINTER(c_size_t)),
+                          self.draw.ctypes.data_as(POINTER(c_uint32)),
+                          None if instance is None else self.instance.ctypes.data_as(POINTER(c_ubyte)))
+
+    def slices(self):
+        return [slice(int(a), int(b)) for a, b in zip(self.start, self.start[1:])]
+
+
+class Attention:
+    """A plan, operands and results of attention over q [Tq][heads][D], k and v [Tk][kv_heads][D]; results are strided
+    like their operands. The memory stays where it is from call to call, so calls can be timed."""
+
+    def __init__(self, library, q, k, v, queries, keys=None, causal=True, scale=None, dropout=None, threads=1):
+        self.library, self.queries, self.keys = library, queries, keys or queries
+        self.q, self.k, self.v = as_numpy(q), as_numpy(k), as_numpy(v)
+        (_, heads, head_dim), kv_heads = self.q.shape, self.k.shape[1]
+        self.o, self.dq, self.dk, self.dv = (self.strided_like(a) for a in (self.q, self.q, self.k, self.v))
+        self.lse, self.lse_visible = (np.full(self.q.shape[:2], np.nan, dtype=np.float32) for _ in range(2))
+        self.args = lod_attention_args(
+            queries=self.queries.c, keys=self.keys.c, causal=causal, dropout=dropout or lod_dropout(),
+            scale=head_dim ** -0.5 if scale is None else scale, lse=self.pointer(self.lse),
+            lse_visible=self.pointer(self.lse_visible), ldq=self.leading(self.q), ldk=self.leading(self.k),
+            ldv=self.leading(self.v), ldo=self.leading(self.o),
+            **{name: self.pointer(getattr(self, name)) for name in ("q", "k", "v", "o", "dq", "dk", "dv")})
+        shape = lod_attention_shape(heads, kv_heads, head_dim, max(self.keys.lengths), max(self.queries.lengths))
+        self.plan = c_void_p()
+        library.call("lod_plan_attention", byref(shape), threads, 0, byref(self.plan))
+        self.workspace = workspace(library.c.lod_plan_workspace(self.plan))
+
+    def __del__(self):
+        if getattr(self, "plan", None):
+            self.library.c.lod_plan_free(self.plan)
+
+    def describe(self):
+        text = ctypes.create_string_buffer(200)
+        self.library.c.lod_plan_describe(self.plan, text, len(text))
+        return text.value.decode()
+
+    def forward(self):
+        self.library.call("lod_attention_forward", self.plan, byref(self.args), self.workspace.ctypes.data)
+        return self.o
+
+    def backward(self, d_o):
+        """d_o is strided like o."""
+        d_o = as_numpy(d_o)
+        assert d_o.shape == self.o.shape and self.leading(d_o) == self.leading(self.o)
+        self.args.d_o = self.pointer(d_o)
+        self.library.call("lod_attention_backward", self.plan, byref(self.args), self.workspace.ctypes.data)
+        return self.dq, self.dk, self.dv
+
+    @staticmethod
+    def leading(array):
+        """The leading dimension, which must be there: floats from token to token, heads packed inside one."""
+        _, heads, head_dim = array.shape
+        assert array.dtype == np.float32 and array.strides[1:] == (4 * head_dim, 4), (array.dtype, array.strides)
+        return max(array.strides[0] // 4, heads * head_dim)
+
+    @staticmethod
+    def pointer(array):
+        return array.ctypes.data_as(FLOATS)
+
+    @classmethod
+    def strided_like(cls, array):
+        return strided(*array.shape, gap=cls.leading(array) - array.shape[1] * array.shape[2])
