@@ -17,8 +17,24 @@ typedef struct bench_shape {
     char name[48];
     size_t tokens, n_in, n_out, rank;
 } bench_shape;
-// Reads lines `name tokens n_in n_out rank`, # starting a comment; says what is wrong and exits.
-bench_shape *bench_read_shapes(const char *path, size_t *count);
+typedef struct bench_attention_shape {
+    char name[48];
+    size_t tokens, heads, kv_heads, head_dim;
+} bench_attention_shape;
+typedef struct bench_shapes {
+    bench_shape *layers;
+    bench_attention_shape *attentions;
+    size_t layer_count, attention_count;
+} bench_shapes;
+// Reads lines `name tokens n_in n_out rank` and `attention name tokens heads kv_heads head_dim`, # starting a comment;
+// says what is wrong and exits.
+bench_shapes bench_read_shapes(const char *path);
+
+// --- memory.c: on huge pages, because on small ones it is chance whether blocks collide in the second cache ---
+void *bench_memory(size_t bytes);
+float *bench_floats(size_t count);
+// Uniform in [-1, 1), the same for the same site.
+float *bench_random(size_t rows, size_t cols, uint32_t site);
 
 // --- layer.c: a low-rank layer of random numbers, everything allocated, W packed ---
 typedef struct bench_layer {
@@ -47,6 +63,7 @@ const char *bench_pass_text(bench_pass pass);
 // --- measuring ---
 void bench_add_layers(const bench_shape *shapes, size_t count, unsigned threads);
 void bench_add_tiles(void);
+void bench_add_attentions(const bench_attention_shape *shapes, size_t count, unsigned threads);
 // Alternates peak, layer, layer with dropout, frozen layer; prints a line of medians and quartiles for each shape.
 int bench_share(const bench_shape *shapes, size_t count, unsigned threads, unsigned rounds, double rate);
 

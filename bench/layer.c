@@ -1,41 +1,12 @@
 // A low-rank layer of random numbers, through the public interface.
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 
 #include "bench.h"
 
-// On huge pages: on small ones it is chance, for the life of a process, whether blocks collide in the second cache.
-static void *memory_of(size_t bytes) {
-    const size_t huge_page = 2 << 20;
-    void *memory = aligned_alloc(huge_page, lod_round_up(bytes, huge_page));
-    if (memory) madvise(memory, lod_round_up(bytes, huge_page), MADV_HUGEPAGE);
-    return memory;
-}
-
-static float *floats(size_t count) {
-    return memory_of(count * sizeof(float));
-}
-
-// Uniform in [-1, 1): draws of a row each, from the library's generator.
-static float *random_floats(size_t rows, size_t cols, uint32_t site) {
-    float *x = floats(rows * cols);
-    for (size_t i = 0; x && i < rows; i++) {
-        uint32_t *words = (uint32_t *)(x + i * cols); // a word becomes the float in its place
-        lod_random(1, site, 0, (uint32_t)i, cols, words);
-        for (size_t j = 0; j < cols; j++) {
-            float value = (float)(words[j] >> 8) * 0x1p-23f - 1;
-            memcpy(&words[j], &value, sizeof value);
-        }
-    }
-    return x;
-}
-
 static bool pack(bench_layer *l, lod_error *err) {
     const bench_shape *s = &l->shape;
-    float *w = random_floats(s->n_out, s->n_in, 1);
-    l->packed = memory_of(lod_packed_size(s->n_in, s->n_out, LOD_F32));
+    float *w = bench_random(s->n_out, s->n_in, 1);
+    l->packed = bench_memory(lod_packed_size(s->n_in, s->n_out, LOD_F32));
     lod_status status = LOD_NO_MEMORY;
     if (w && l->packed) status = lod_pack_weights(s->n_in, s->n_out, LOD_F32, w, s->n_in, l->packed, err);
     free(w);
@@ -43,7 +14,7 @@ static bool pack(bench_layer *l, lod_error *err) {
 }
 
 static bool make_sum(lod_grad_sum *sum, size_t size) {
-    void *memory = memory_of(lod_grad_sum_size(size, 1));
+    void *memory = bench_memory(lod_grad_sum_size(size, 1));
     if (memory) lod_grad_sum_init(sum, size, 1, memory);
     return memory != NULL;
 }
@@ -57,15 +28,15 @@ bool bench_layer_make(bench_layer *layer, const bench_shape *shape, unsigned thr
     if (lod_plan_lowrank(&planned, threads, LOD_ESTIMATE, &l->plan, err) != LOD_OK || !pack(l, err)) {
         return false;
     }
-    l->workspace = memory_of(lod_plan_workspace(l->plan));
-    l->x = random_floats(s->tokens, s->n_in, 2);
-    l->dy = random_floats(s->tokens, s->n_out, 3);
-    l->a = random_floats(s->rank, s->n_in, 4);
-    l->bt = random_floats(s->rank, s->n_out, 5);
-    l->u = floats(s->tokens * s->rank);
-    l->y = floats(s->tokens * s->n_out);
-    l->dx = floats(s->tokens * s->n_in);
-    l->total = floats(s->rank * (s->n_in > s->n_out ? s->n_in : s->n_out));
+    l->workspace = bench_memory(lod_plan_workspace(l->plan));
+    l->x = bench_random(s->tokens, s->n_in, 2);
+    l->dy = bench_random(s->tokens, s->n_out, 3);
+    l->a = bench_random(s->rank, s->n_in, 4);
+    l->bt = bench_random(s->rank, s->n_out, 5);
+    l->u = bench_floats(s->tokens * s->rank);
+    l->y = bench_floats(s->tokens * s->n_out);
+    l->dx = bench_floats(s->tokens * s->n_in);
+    l->total = bench_floats(s->rank * (s->n_in > s->n_out ? s->n_in : s->n_out));
     bool sums = make_sum(&l->da, s->rank * s->n_in) && make_sum(&l->dbt, s->rank * s->n_out);
     return l->workspace && l->x && l->dy && l->a && l->bt && l->u && l->y && l->dx && l->total && sums;
 }

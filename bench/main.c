@@ -13,14 +13,15 @@ static const char usage[] =
     "       lodrop-bench --share [NAME...] [--threads N] [--shapes FILE] [--rounds N] [--rate P]\n"
     "       lodrop-bench --peak [--threads N]\n"
     "\n"
-    "Measures the FMA peak, the tiles, and low-rank layers (W packed before, X packed inside the time), by default\n"
-    "as the median of 9 repetitions in random order. peak_share is GF/s over the peak measured beside it, vs_p0 the\n"
-    "time over that without dropout.\n"
+    "Measures the FMA peak, the tiles, low-rank layers (W packed before, X packed inside the time) and attention, by\n"
+    "default as the median of 9 repetitions in random order. peak_share is GF/s over the peak measured beside it,\n"
+    "vs_p0 the time over that without dropout.\n"
     "\n"
     "  --share       alternate peak, layer, layer with dropout, frozen layer; print the ratios' medians [quartiles]\n"
     "  --peak        print the FMA peak of the instruction set in use, for comparisons beside other programs\n"
-    "  --threads N   threads of the layers (1)\n"
-    "  --shapes FILE lines `name tokens n_in n_out rank` (shapes.txt beside this program)\n"
+    "  --threads N   threads of layers and attention (1)\n"
+    "  --shapes FILE lines `name tokens n_in n_out rank` and `attention name tokens heads kv_heads head_dim`\n"
+    "                (shapes.txt beside this program)\n"
     "  --rounds N    rounds of --share (15)\n"
     "  --rate P      dropout rate of --share (0.1)\n"
     "  --version     the version\n"
@@ -96,17 +97,17 @@ static const char *shapes_beside_program(void) {
 }
 
 // The shapes that were named, in that order.
-static size_t pick(bench_shape *shapes, size_t count, const options *o, bench_shape *picked) {
+static size_t pick(const bench_shapes *shapes, const options *o, bench_shape *picked) {
     for (size_t i = 0; i < o->name_count; i++) {
         size_t at = 0;
-        while (at < count && strcmp(shapes[at].name, o->names[i]) != 0) {
+        while (at < shapes->layer_count && strcmp(shapes->layers[at].name, o->names[i]) != 0) {
             at++;
         }
-        if (at == count) {
+        if (at == shapes->layer_count) {
             fprintf(stderr, "%s: no shape has this name\n", o->names[i]);
             exit(1);
         }
-        picked[i] = shapes[at];
+        picked[i] = shapes->layers[at];
     }
     return o->name_count;
 }
@@ -134,7 +135,7 @@ static int print_peak(unsigned threads) {
     return 0;
 }
 
-static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size_t count, unsigned threads) {
+static int run_benchmarks(int argc, char **argv, const bench_shapes *shapes, unsigned threads) {
     char *flags[128] = {argv[0], "--benchmark_repetitions=9", "--benchmark_enable_random_interleaving=true",
                         "--benchmark_display_aggregates_only=true", "--benchmark_counters_tabular=true"};
     int used = 5;
@@ -144,7 +145,8 @@ static int run_benchmarks(int argc, char **argv, const bench_shape *shapes, size
     bench_peak(isa_in_use(), threads, 1); // until the clock frequency has settled
     bench_add_peaks();
     bench_add_tiles();
-    bench_add_layers(shapes, count, threads);
+    bench_add_layers(shapes->layers, shapes->layer_count, threads);
+    bench_add_attentions(shapes->attentions, shapes->attention_count, threads);
     return gb_main(used, flags);
 }
 
@@ -153,19 +155,19 @@ int main(int argc, char **argv) {
     argc = parse(argc, argv, &o);
     if (o.peak && (o.share || argc > 1)) bad_usage();
     if (o.peak) return print_peak(o.threads);
-    size_t count;
-    bench_shape *shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program(), &count);
+    const bench_shapes shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program());
     int status;
     if (!o.share) {
-        status = run_benchmarks(argc, argv, shapes, count, o.threads);
+        status = run_benchmarks(argc, argv, &shapes, o.threads);
     } else if (argc > 1) {
         bad_usage();
     } else if (o.name_count == 0) {
-        status = bench_share(shapes, count, o.threads, o.rounds, o.rate);
+        status = bench_share(shapes.layers, shapes.layer_count, o.threads, o.rounds, o.rate);
     } else {
         bench_shape picked[sizeof o.names / sizeof o.names[0]];
-        status = bench_share(picked, pick(shapes, count, &o, picked), o.threads, o.rounds, o.rate);
+        status = bench_share(picked, pick(&shapes, &o, picked), o.threads, o.rounds, o.rate);
     }
-    free(shapes);
+    free(shapes.layers);
+    free(shapes.attentions);
     return status;
 }

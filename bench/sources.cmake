@@ -8,8 +8,8 @@ foreach(isa avx2 avx512 neon)
         list(APPEND PEAK_OBJECTS $<TARGET_OBJECTS:bench_peak_${isa}>)
     endif()
 endforeach()
-lod_program(lodrop-bench bench/main.c bench/bench_layer.c bench/bench_peak.c bench/bench_share.c bench/bench_tile.c
-    bench/gbench.cpp bench/layer.c bench/shapes.c ${PEAK_OBJECTS})
+lod_program(lodrop-bench bench/main.c bench/bench_attention.c bench/bench_layer.c bench/bench_peak.c bench/bench_share.c bench/bench_tile.c
+    bench/gbench.cpp bench/layer.c bench/memory.c bench/shapes.c ${PEAK_OBJECTS})
 target_link_libraries(lodrop-bench PRIVATE PkgConfig::BENCHMARK)
 configure_file(bench/shapes.txt shapes.txt COPYONLY)
 if(LODROP_TESTS)
