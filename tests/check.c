@@ -19,7 +19,8 @@ enum {
     SLOT_BYTES = 1 << 24,
     GUARD_BYTES = 1 << 16,
     MARGIN_BYTES = 256,
-    SHARES = 1 << 16
+    SHARES = 1 << 16,
+    FILTERS = 32
 };
 enum { OUTCOME_FAIL = 1, OUTCOME_SKIP };
 static const uint64_t default_seed = 20240312;
@@ -36,7 +37,8 @@ typedef struct operand {
 } operand;
 
 static struct {
-    const char *program, *filter, *isa;
+    const char *program, *isa, *filters[FILTERS];
+    size_t filter_count;
     uint64_t seed;
     check_entry *entries;
     unsigned passed, failed, skipped;
@@ -504,8 +506,17 @@ static void run_entry(const check_entry *entry) {
     compare_golden(entry->run_kernel ? run_kernels() : run_case());
 }
 
+static bool wanted(const check_entry *entry) {
+    for (size_t i = 0; i < now.filter_count; i++) {
+        if (strstr(entry->name, now.filters[i])) {
+            return true;
+        }
+    }
+    return now.filter_count == 0;
+}
+
 static int usage(void) {
-    fprintf(stderr, "usage: %s [--seed N] [--filter TEXT] [--isa ref|avx2|avx512|neon] [--list]\n", now.program);
+    fprintf(stderr, "usage: %s [--seed N] [--filter TEXT]... [--isa ref|avx2|avx512|neon] [--list]\n", now.program);
     return 2;
 }
 
@@ -521,8 +532,8 @@ int main(int argc, char **argv) {
             return usage();
         } else if (strcmp(argv[i], "--seed") == 0) {
             now.seed = strtoull(argv[++i], NULL, 0);
-        } else if (strcmp(argv[i], "--filter") == 0) {
-            now.filter = argv[++i];
+        } else if (strcmp(argv[i], "--filter") == 0 && now.filter_count < FILTERS) {
+            now.filters[now.filter_count++] = argv[++i];
         } else if (strcmp(argv[i], "--isa") == 0) {
             now.isa = argv[++i];
             setenv("LODROP_ISA", now.isa, 1);
@@ -534,7 +545,7 @@ int main(int argc, char **argv) {
     catch_signals();
     printf("seed %llu\n", (unsigned long long)now.seed);
     for (const check_entry *entry = now.entries; entry; entry = entry->next) {
-        if (now.filter && !strstr(entry->name, now.filter)) {
+        if (!wanted(entry)) {
             continue;
         }
         if (list) {
