@@ -193,8 +193,9 @@ static operand *take_slot(void) {
 }
 
 static void fill_canary(uint8_t *data, size_t bytes) {
-    for (size_t i = 0; i < bytes; i++) {
-        data[i] = (uint8_t)(canary >> 8 * (i % 4));
+    memcpy(data, &canary, sizeof canary); // there are at least MARGIN_BYTES
+    for (size_t done = sizeof canary; done < bytes; done *= 2) {
+        memcpy(data + done, data, lod_min(done, bytes - done));
     }
 }
 
@@ -288,27 +289,29 @@ void check_before_call(void) {
     }
 }
 
-// A byte that belongs to a cell which the call may write.
-static bool writable(const operand *o, size_t byte) {
-    if (o->role == CHECK_IN || byte >= extent(o)) {
-        return false;
+// Bytes from .. to of what is guarded are those before the call.
+static void expect_untouched(const operand *o, size_t from, size_t to) {
+    const uint8_t *after = guarded(o);
+    if (memcmp(o->before + from, after + from, to - from) == 0) {
+        return;
     }
-    return byte / o->size % o->ld < o->cols;
+    while (o->before[from] == after[from]) {
+        from++;
+    }
+    check_fail("wrote byte %td of %s: not its own", after + from - o->data, o->name);
 }
 
 void check_after_call(void) {
     for (size_t i = 0; i < now.operand_count; i++) {
         const operand *o = &now.operands[i];
-        const uint8_t *after = guarded(o);
-        size_t bytes = extent(o) + MARGIN_BYTES, lead = (size_t)(o->data - after);
-        if (memcmp(o->before, after, bytes) == 0) {
-            continue;
+        const size_t lead = (size_t)(o->data - guarded(o)), rows = o->role == CHECK_IN || !o->cols ? 0 : o->rows;
+        size_t from = 0;
+        for (size_t row = 0; row < rows; row++) {
+            const size_t start = lead + row * o->ld * o->size;
+            expect_untouched(o, from, start);
+            from = start + o->cols * o->size;
         }
-        for (size_t b = 0; b < bytes; b++) {
-            if (after[b] != o->before[b] && (b < lead || !writable(o, b - lead))) {
-                check_fail("wrote byte %td of %s: not its own", (ptrdiff_t)b - (ptrdiff_t)lead, o->name);
-            }
-        }
+        expect_untouched(o, from, extent(o) + MARGIN_BYTES);
     }
 }
 
