@@ -6,6 +6,7 @@
 //   lengths telescope to |s - max|), by 2 u of each exp, and by the products with alpha: 4 roundings a key block;
 // - sums in 16 lanes by keys / 16 + 4 roundings, chains by one rounding a term.
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "attention_case.h"
@@ -215,10 +216,15 @@ static void meaning(const attention_case *t, const attention_wide *w) {
     }
 }
 
+// Emulated, the bits must do: the golden hash stands for runs that have held the bounds.
 static void check_case(const attention_case *t) {
+    attention_outputs out = attention_case_run(t, 1, 1);
+    if (getenv("LODROP_EMULATED")) {
+        attention_case_share(t, &out);
+        return;
+    }
     attention_wide w = attention_case_widen(t);
     meaning(t, &w);
-    attention_outputs out = attention_case_run(t, 1, 1);
     check_near(out.o, w.o, w.o_bound);
     check_near(out.lse, w.lse, w.lse_bound);
     if (attention_case_nograd(t))

@@ -1,5 +1,6 @@
 // The low-rank tile: every tail, against the f64 form; and a whole matrix cut into tiles, for the bits.
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
@@ -195,11 +196,16 @@ static void check_matrix(const lod_kernel *kernel) {
 
 CHECK_KERNEL(lowrank_tile_f32, 0xe49cd4e9faccc75c) {
     check_matrix(kernel);
+    const bool emulated = getenv("LODROP_EMULATED"); // the deepest are nine tenths of the work: of those a tenth
     size_t next = 0;
     for (size_t m = 1; m <= kernel->mr; m++) {
         for (size_t n = 1; n <= kernel->nr; n++) {
+            const bool full = m == kernel->mr || n == kernel->nr;
             for (size_t k = 0; k < sizeof depths / sizeof depths[0]; k++) {
-                check_tile(kernel, m, n, depths[k], &cases[next++ % (sizeof cases / sizeof cases[0])]);
+                const tile_case *c = &cases[next++ % (sizeof cases / sizeof cases[0])];
+                if (full || !emulated || depths[k] < LOD_KC_MAX) {
+                    check_tile(kernel, m, n, depths[k], c);
+                }
             }
         }
     }
