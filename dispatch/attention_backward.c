@@ -204,5 +204,6 @@ void lod_attention_backward_piece(const lod_attention_call *c, const lod_attenti
     // Dropped keys stay zero; all others are written, since a segment's last query sees every key.
     if (p->dkv && (c->compact || p->queries.begin == p->queries.end)) clear_keys(c, p);
     if (p->queries.begin == p->queries.end) return;
+    if (!p->dq && p->keys.begin == p->keys.end) return; // more parts than blocks of keys
     for (size_t head = 0; head < c->group; head += c->sharing) run_set(c, p, lod_sharing_heads(c, head), w);
 }
