@@ -61,21 +61,22 @@ static size_t length_of(const lod_rows *rows, size_t segment) {
     return rows->start[segment + 1] - rows->start[segment];
 }
 
-// Later parts of a causal segment see more keys: they come first.
+// The heaviest come first. In a causal segment those are the first keys, which most queries see, and the last queries,
+// which see most keys.
 static void run_piece(void *context, size_t worker, size_t i) {
     const pieces *all = context;
     const lod_attention_call *c = all->call;
     const size_t parts = all->query_parts + all->key_parts, kv_heads = c->plan->shape.attention.kv_heads;
-    const size_t part = parts - 1 - i % parts, pair = i / parts;
+    const size_t turn = i % parts, pair = i / parts;
     lod_attention_piece p = {.segment = pair / kv_heads, .kv = pair % kv_heads};
     const size_t queries = length_of(&c->args->queries, p.segment), keys = length_of(&c->args->keys, p.segment);
     p.queries = (lod_range){0, queries}, p.keys = (lod_range){0, keys};
-    const bool of_queries = part < all->query_parts;
+    const bool of_queries = turn >= all->key_parts;
     p.dq = all->backward && of_queries, p.dkv = all->backward && (!of_queries || !all->key_parts);
     if (of_queries) {
-        p.queries = lod_part(queries, 16, all->query_parts, part);
+        p.queries = lod_part(queries, 16, all->query_parts, parts - 1 - turn);
     } else {
-        p.keys = lod_part(keys, LOD_KEY_BLOCK, all->key_parts, part - all->query_parts);
+        p.keys = lod_part(keys, LOD_KEY_BLOCK, all->key_parts, turn);
     }
     lod_attention_scratch w;
     size_t bytes = lod_attention_lay_out(c->plan, c->workspace, &w);
