@@ -57,10 +57,6 @@ typedef struct pieces {
     bool backward;
 } pieces;
 
-static size_t length_of(const lod_rows *rows, size_t segment) {
-    return rows->start[segment + 1] - rows->start[segment];
-}
-
 // The heaviest come first. In a causal segment those are the first keys, which most queries see, and the last queries,
 // which see most keys.
 static void run_piece(void *context, size_t worker, size_t i) {
@@ -69,7 +65,8 @@ static void run_piece(void *context, size_t worker, size_t i) {
     const size_t parts = all->query_parts + all->key_parts, kv_heads = c->plan->shape.attention.kv_heads;
     const size_t turn = i % parts, pair = i / parts;
     lod_attention_piece p = {.segment = pair / kv_heads, .kv = pair % kv_heads};
-    const size_t queries = length_of(&c->args->queries, p.segment), keys = length_of(&c->args->keys, p.segment);
+    const size_t queries = lod_segment_length(&c->args->queries, p.segment);
+    const size_t keys = lod_segment_length(&c->args->keys, p.segment);
     p.queries = (lod_range){0, queries}, p.keys = (lod_range){0, keys};
     const bool of_queries = turn >= all->key_parts;
     p.dq = all->backward && of_queries, p.dkv = all->backward && (!of_queries || !all->key_parts);
@@ -107,7 +104,7 @@ static lod_status check_segments(const lod_plan *plan, const lod_attention_args 
                         a->queries.count);
     }
     for (size_t i = 0; i < a->keys.count; i++) {
-        size_t keys = length_of(&a->keys, i), queries = length_of(&a->queries, i);
+        size_t keys = lod_segment_length(&a->keys, i), queries = lod_segment_length(&a->queries, i);
         if (keys > s->keys) {
             return lod_fail(err, LOD_BAD_ARGUMENT, "keys", "segment %zu has %zu, above the plan's %zu", i, keys,
                             s->keys);

@@ -40,6 +40,10 @@ typedef struct lod_attention_piece {
     bool dq, dkv; // backward: which gradients
 } lod_attention_piece;
 
+static inline size_t lod_segment_length(const lod_rows *rows, size_t segment) {
+    return rows->start[segment + 1] - rows->start[segment];
+}
+
 // The memory of a worker, for as many heads as may share a block of keys and the plan's queries (lod_state_row).
 typedef struct lod_attention_scratch {
     float *q, *o, *dq;           // [heads][queries][D16]; o: forward's sums, backward's dO
@@ -100,6 +104,11 @@ lod_attention_mask lod_block_mask(const lod_attention_call *c, const lod_attenti
 // S = Q K' (or dP = dO V') of a query block, where the keys of each panel are seen.
 void lod_scores(const lod_attention_call *c, const lod_key_list *list, size_t entry, size_t count, size_t query,
                 size_t rows, const float *a, const float *panels, float *s);
+
+// sum += weights rows, for O += P V and dQ += dS K of a query block: each strip of rows over the keys that its last one
+// sees.
+void lod_add_key_rows(const lod_attention_call *c, const lod_attention_scratch *w, size_t rows, const float *weights,
+                      const float *key_rows, float *sum);
 
 // --- the loop nests ---
 void lod_attention_forward_piece(const lod_attention_call *c, const lod_attention_piece *p,

@@ -48,19 +48,6 @@ static void end_head(const work *t, size_t head) {
 
 // --- Products ---
 
-// dQ += dS K, each strip of rows over the keys that its last one sees.
-static void add_dq(const work *t, size_t rows, float *dq) {
-    const lod_attention_call *c = t->c;
-    const size_t mr = c->kernels.tile->mr;
-    for (size_t r = 0; r < rows; r += mr) {
-        size_t m = lod_min(mr, rows - r), k = t->w->seen[r + m - 1];
-        if (k == 0) continue;
-        c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
-            .m = m, .n = c->d16, .k = k, .a = t->w->dp + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
-            .b = t->w->k_rows, .b_depth = c->d16, .b_panel = 16, .c = dq + r * c->d16, .ldc = c->d16});
-    }
-}
-
 // dV += P' dO (scores P, rows dO) or dK += dS' Q, each strip of keys over the queries that see its first one.
 static void add_to_keys(const work *t, const lod_key_list *list, size_t entry, size_t count, size_t query, size_t rows,
                         const float *scores, const float *b, float *sum) {
@@ -91,7 +78,7 @@ static void query_block(const work *t, const lod_key_list *list, size_t head, si
         .rows = rows, .n = seen, .seen = w->seen, .mask = lod_block_mask(c, t->p, list, h, entry, query), .s = w->s,
         .dp = w->dp, .lse = a->lse + lse, .lse_visible = a->lse_visible ? a->lse_visible + lse : NULL, .ldlse = heads,
         .delta = w->m + row});
-    if (t->p->dq) add_dq(t, rows, w->dq + row * c->d16);
+    if (t->p->dq) lod_add_key_rows(c, w, rows, w->dp, w->k_rows, w->dq + row * c->d16);
     if (!t->p->dkv) return;
     if (values) add_to_keys(t, list, entry, seen, query, rows, w->s, w->o + row * c->d16, w->dv);
     add_to_keys(t, list, entry, seen, query, rows, w->dp, w->q + row * c->d16, w->dk);

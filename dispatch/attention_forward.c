@@ -34,18 +34,6 @@ static void end_head(const lod_attention_call *c, const lod_attention_piece *p, 
         .ldlse = heads});
 }
 
-// O += P V, each strip of rows over the keys that its last one sees.
-static void add_weighted_values(const lod_attention_call *c, const lod_attention_scratch *w, size_t rows, float *o) {
-    const size_t mr = c->kernels.tile->mr;
-    for (size_t r = 0; r < rows; r += mr) {
-        size_t m = lod_min(mr, rows - r), k = w->seen[r + m - 1];
-        if (k == 0) continue;
-        c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
-            .m = m, .n = c->d16, .k = k, .a = w->s + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
-            .b = w->v_rows, .b_depth = c->d16, .b_panel = 16, .c = o + r * c->d16, .ldc = c->d16});
-    }
-}
-
 // One head's queries against the block of keys in w.
 static void key_block(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list, size_t head,
                       size_t entry, size_t count, const lod_attention_scratch *w) {
@@ -61,7 +49,7 @@ static void key_block(const lod_attention_call *c, const lod_attention_piece *p,
             .mask = lod_block_mask(c, p, list, p->kv * c->group + head, entry, query), .s = w->s, .m = w->m + row,
             .l = w->l + row * 16, .dropped_m = w->dropped_m + row, .dropped_l = w->dropped_l + row * 16,
             .o = w->o + row * c->d16});
-        if (list->keep != LOD_KEEP_NONE) add_weighted_values(c, w, rows, w->o + row * c->d16);
+        if (list->keep != LOD_KEEP_NONE) lod_add_key_rows(c, w, rows, w->s, w->v_rows, w->o + row * c->d16);
     }
 }
 

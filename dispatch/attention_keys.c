@@ -3,10 +3,6 @@
 #include "attention.h"
 #include "philox.h"
 
-static size_t segment_length(const lod_rows *rows, size_t segment) {
-    return rows->start[segment + 1] - rows->start[segment];
-}
-
 static uint32_t site_of(const lod_attention_call *c, size_t segment, size_t head) {
     const lod_rows *rows = &c->args->queries;
     uint32_t instance = rows->instance ? rows->instance[segment] : 0;
@@ -53,7 +49,7 @@ size_t lod_key_lists(const lod_attention_call *c, const lod_attention_piece *p, 
                      const lod_attention_scratch *w, lod_key_list lists[2]) {
     const lod_attention_args *a = c->args;
     const lod_dropout *dropout = &a->dropout;
-    const size_t keys = segment_length(&a->keys, p->segment), queries = segment_length(&a->queries, p->segment);
+    const size_t keys = lod_segment_length(&a->keys, p->segment), queries = lod_segment_length(&a->queries, p->segment);
     const size_t count = c->compact && c->mode == LOD_ATTENTION_NOGRAD ? 2 : 1;
     const uint32_t site = site_of(c, p->segment, dropout->per_kv_head ? p->kv : p->kv * c->group + head);
     size_t start = 0, run = 0;
@@ -99,7 +95,7 @@ lod_attention_mask lod_block_mask(const lod_attention_call *c, const lod_attenti
     if (list->keep == LOD_KEEP_DRAWN) {
         mask.seed = a->dropout.seed, mask.site = site_of(c, p->segment, head);
         mask.draw = a->queries.draw[p->segment], mask.threshold = c->threshold;
-        size_t past = segment_length(&a->keys, p->segment) - segment_length(&a->queries, p->segment);
+        size_t past = lod_segment_length(&a->keys, p->segment) - lod_segment_length(&a->queries, p->segment);
         mask.row0 = (uint32_t)(past + query), mask.group = (uint32_t)(entry / 8);
     }
     return mask;
@@ -118,5 +114,17 @@ void lod_scores(const lod_attention_call *c, const lod_key_list *list, size_t en
             .m = rows - skip, .n = width, .k = c->d, .a = a + skip * c->d16, .a_row = c->d16, .a_depth = 1,
             .b = panels + j * c->d16, .b_depth = 16, .b_panel = 16 * c->d16, .first = true,
             .c = s + skip * LOD_SCORE_LD + j, .ldc = LOD_SCORE_LD});
+    }
+}
+
+void lod_add_key_rows(const lod_attention_call *c, const lod_attention_scratch *w, size_t rows, const float *weights,
+                      const float *key_rows, float *sum) {
+    const size_t mr = c->kernels.tile->mr;
+    for (size_t r = 0; r < rows; r += mr) {
+        size_t m = lod_min(mr, rows - r), k = w->seen[r + m - 1];
+        if (k == 0) continue;
+        c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
+            .m = m, .n = c->d16, .k = k, .a = weights + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
+            .b = key_rows, .b_depth = c->d16, .b_panel = 16, .c = sum + r * c->d16, .ldc = c->d16});
     }
 }
