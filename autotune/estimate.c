@@ -59,8 +59,7 @@ lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t dep
 }
 
 // Whole strips of the tile: a block of Q, of its scores and of a panel of K lie in the first two caches.
-size_t lod_estimate_query_block(const lod_kernel *tile, size_t head_dim) {
-    (void)head_dim;
+size_t lod_estimate_query_block(const lod_kernel *tile) {
     return lod_round_up(64, tile->mr);
 }
 

@@ -76,7 +76,7 @@ lod_status lod_plan_attention(const lod_attention_shape *shape, unsigned threads
     if (!shape->queries) draft.shape.attention.queries = shape->keys;
     LOD_TRY(check_dimension(draft.shape.attention.queries, "queries", err));
     draft.tile = lod_kernel_find(LOD_OP_attention_tile_f32, draft.isa);
-    draft.query_block = lod_estimate_query_block(draft.tile, shape->head_dim);
+    draft.query_block = lod_estimate_query_block(draft.tile);
     draft.workspace = lod_attention_workspace(&draft);
     return finish(&draft, plan, err);
 }

@@ -34,7 +34,7 @@ typedef struct lod_caches {
 } lod_caches;
 lod_caches lod_cache_sizes(void);
 lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t depth);
-size_t lod_estimate_query_block(const lod_kernel *tile, size_t head_dim);
+size_t lod_estimate_query_block(const lod_kernel *tile);
 // Tokens whose logits the loss holds at a time.
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens);
 
