@@ -18,6 +18,10 @@ static lod_status threshold_of(double p, uint32_t *threshold, lod_error *err) {
 lod_status lod_dropout_check(const lod_dropout *dropout, uint32_t *threshold, float *inv, lod_error *err) {
     LOD_DEFAULT_FP;
     LOD_TRY(threshold_of(dropout->p, threshold, err));
+    if (*threshold && dropout->site & ((1u << LOD_SITE_POSITION_BIT) - 1)) {
+        return lod_fail(err, LOD_BAD_ARGUMENT, "site", "0x%x has an instance or a head: the operation adds them",
+                        dropout->site);
+    }
     switch (dropout->compensation) {
     case LOD_COMPENSATION_NONE:
     case LOD_COMPENSATION_RENORMALISE:

@@ -144,6 +144,8 @@ static void check_lowrank(lowrank_call *call, bool backward) {
     LAYER_CALL("p", a.dropout.p = NAN);
     LAYER_CALL("p", a.dropout.p = -0.1);
     LAYER_CALL("p", a.dropout.p = 1e-7);
+    LAYER_CALL("site", a.dropout.site = 1);
+    LAYER_CALL("site", a.dropout.site = 1 << 13);
     LAYER_CALL("dropout", a.dropout.pattern = LOD_PATTERN_COLUMN);
     LAYER_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
     LAYER_CALL("rows", a.rows.start = NULL);
@@ -237,6 +239,8 @@ static void check_attention(attention_call *call, bool backward) {
     ATTENTION_CALL("p", a.dropout.p = -0.1);
     ATTENTION_CALL("p", a.dropout.p = NAN);
     ATTENTION_CALL("p", a.dropout.p = 1e-7);
+    ATTENTION_CALL("site", a.dropout.p = 0.5; a.dropout.site = 1);
+    ATTENTION_CALL("site", a.dropout.p = 0.5; a.dropout.site = 1 << 13);
     ATTENTION_CALL("pattern", a.dropout.pattern = (lod_pattern)3);
     ATTENTION_CALL("pattern", a.dropout.pattern = (lod_pattern)-1);
     ATTENTION_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
