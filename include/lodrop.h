@@ -263,10 +263,10 @@ LOD_API lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_
 ///                                                 a constant: dlogit_j = m_j w_j dw_j - (e_j / sum e) <dO, O>
 ///     element                 inverted            attention dropout: w_j = (m_j inv) e_j / sum e
 ///
-/// A mask's row is the query's position, its column the key's place in the segment; column and span masks are one key
-/// set a head for all queries, whose dropped keys are skipped: rows of K and V that they drop are not read
-/// (renormalise-nograd: of V only), and the work shrinks with p. Draw and instance come from queries. A query all of
-/// whose visible keys are dropped gives O = 0 and gradients 0.
+/// A mask's row is the query's position (modulo 2^32: it is negative where Tq > Tk), its column the key's place in the
+/// segment; column and span masks are one key set a head for all queries, whose dropped keys are skipped: rows of K and
+/// V that they drop are not read (renormalise-nograd: of V only), and the work shrinks with p. Draw and instance come
+/// from queries. A query all of whose visible keys are dropped gives O = 0 and gradients 0.
 typedef struct lod_attention_args {
     lod_rows queries, keys; ///< same count; Tq <= Tk in each segment if causal
     bool causal;

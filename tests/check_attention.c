@@ -280,3 +280,14 @@ CHECK_ONCE(attention_dropattention, 0xf56a5e65aea999dc) {
 CHECK_ONCE(attention_weights, 0x56337b9f377e8b57) {
     check_rates(LOD_PATTERN_ELEMENT, LOD_COMPENSATION_INVERTED, false);
 }
+
+// Rows of masks then start below 0 and wrap; a segment without keys gives zeros.
+CHECK_ONCE(attention_more_queries_than_keys, 0x3e96b02b43d66dc3) {
+    static const size_t queries[] = {9, 70, 3}, keys[] = {4, 20, 0};
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make_of(&t, (lod_attention_shape){.heads = 4, .kv_heads = 2, .head_dim = 40, .queries = 80},
+                               false, attention_case_dropout(i, 0.3), COUNT(queries), queries, keys);
+        check_case(&t);
+    }
+}
