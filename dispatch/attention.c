@@ -6,18 +6,25 @@
 
 #include <math.h>
 
-// More heads on one packed block of keys would save less and less and cost a worker more memory.
-enum { SHARING_HEADS = 4, PIECES_PER_THREAD = 8, MAX_MASKED_HEADS = 256 };
+enum { PIECES_PER_THREAD = 8, MAX_MASKED_HEADS = 256 };
+enum { SHARING_HEADS = 4, SHARING_BYTES = 4 << 20 };
 
 static size_t group_of(const lod_attention_shape *s) {
     return s->heads / s->kv_heads;
+}
+
+// The most heads on one packed block of keys: each further one saves less packing, and costs every worker its state.
+static size_t most_sharing(const lod_attention_shape *s) {
+    size_t state = s->queries * (3 * lod_round_up(s->head_dim, 16) + 2 * 16 + 2) * sizeof(float);
+    size_t fit = lod_min(SHARING_BYTES / state, SHARING_HEADS);
+    return lod_min(group_of(s), fit ? fit : 1);
 }
 
 // --- The memory of a worker ---
 
 size_t lod_attention_lay_out(const lod_plan *plan, void *base, lod_attention_scratch *w) {
     const lod_attention_shape *s = &plan->shape.attention;
-    const size_t d16 = lod_round_up(s->head_dim, 16), state = lod_min(group_of(s), SHARING_HEADS) * s->queries;
+    const size_t d16 = lod_round_up(s->head_dim, 16), state = most_sharing(s) * s->queries;
     const size_t block = LOD_KEY_BLOCK * d16, scores = plan->query_block * LOD_SCORE_LD;
     lod_attention_scratch unused;
     w = base ? w : &unused;
@@ -71,7 +78,7 @@ static void run_piece(void *context, size_t worker, size_t i) {
     const bool of_queries = turn >= all->key_parts;
     p.dq = all->backward && of_queries, p.dkv = all->backward && (!of_queries || !all->key_parts);
     if (of_queries) {
-        p.queries = lod_part(queries, 16, all->query_parts, parts - 1 - turn);
+        p.queries = lod_part(queries, c->plan->query_block, all->query_parts, parts - 1 - turn);
     } else {
         p.keys = lod_part(keys, LOD_KEY_BLOCK, all->key_parts, turn);
     }
@@ -165,7 +172,7 @@ static lod_status begin(lod_attention_call *c, const lod_plan *plan, const lod_a
     *c = (lod_attention_call){.plan = plan, .args = a, .workspace = workspace, .d = s->head_dim,
                               .d16 = lod_round_up(s->head_dim, 16), .group = group_of(s)};
     LOD_TRY(check_dropout(c, err));
-    c->sharing = c->compact && !a->dropout.per_kv_head ? 1 : lod_min(c->group, SHARING_HEADS);
+    c->sharing = c->compact && !a->dropout.per_kv_head ? 1 : most_sharing(s);
     LOD_TRY(lod_rows_check(&a->queries, c->threshold > 0, "queries", err));
     LOD_TRY(lod_rows_check(&a->keys, false, "keys", err));
     LOD_TRY(check_segments(plan, a, err));
