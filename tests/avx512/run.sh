@@ -75,20 +75,20 @@ make_machine() {
         objcopy -O binary -j .rom "$run/boot" "$run/rom" &&
         objcopy -O binary -j .memory "$run/boot" "$run/disk" &&
         truncate -s %$((128 * 63 * 1024)) "$run/disk" || die "cannot make ROM and disk"
-    cat >"$run/bochsrc" <<-END
-	display_library: term
-	plugin_ctrl: speaker=0
-	sound: waveoutdrv=dummy
-	cpu: model=corei7_skylake_x, ips=100000000, reset_on_triple_fault=0
-	memory: guest=$memory_mib, host=$memory_mib
-	romimage: file=$run/rom, address=0xffff0000
-	pci: enabled=0
-	ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-	ata0-master: type=disk, path=$run/disk, mode=flat
-	com1: enabled=1, mode=file, dev=/dev/fd/3
-	panic: action=fatal
-	log: $run/log
-	END
+    cat >"$run/bochsrc" <<END
+display_library: term
+plugin_ctrl: speaker=0
+sound: waveoutdrv=dummy
+cpu: model=corei7_skylake_x, ips=100000000, reset_on_triple_fault=0
+memory: guest=$memory_mib, host=$memory_mib
+romimage: file=$run/rom, address=0xffff0000
+pci: enabled=0
+ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
+ata0-master: type=disk, path=$run/disk, mode=flat
+com1: enabled=1, mode=file, dev=/dev/fd/3
+panic: action=fatal
+log: $run/log
+END
 }
 
 # Reboot is a triple fault, which ends the emulator; so does a panic. "c" is for the emulator's debugger.
