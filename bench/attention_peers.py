@@ -207,13 +207,13 @@ class Clock:
 
 
 def fastest(clock, variants):
-    """The variant to measure, after a warm-up of all: (how, call)."""
-    if len(variants) > 1:
-        for call in variants.values():
-            call()
-        times = {how: min(clock.seconds(call) for _ in range(3)) for how, call in variants.items()}
-        return min(variants.items(), key=lambda item: times[item[0]])
-    return next(iter(variants.items()))
+    """The variant to measure, (how, call): one call of each tells which are worth three more."""
+    if len(variants) == 1:
+        return next(iter(variants.items()))
+    once = {how: clock.seconds(call) for how, call in variants.items()}
+    close = [how for how, seconds in once.items() if seconds < 1.5 * min(once.values())]
+    best = min(close, key=lambda how: min(clock.seconds(variants[how]) for _ in range(3)) if len(close) > 1 else 0)
+    return best, variants[best]
 
 
 def measure_peak(build, threads):
@@ -310,7 +310,8 @@ def compare(library, clock, options, save):
             save(told)
             print(f"{name}: measured", file=sys.stderr)
     finally:  # what there is, when stopped before the end
-        print_tables(results, options)
+        if results:
+            print_tables(results, options)
 
 
 def growth(library, clock, options, save):
