@@ -87,6 +87,22 @@ CHECK_ONCE(attention_dropped_keys, 0) {
     }
 }
 
+// Keys that no query sees: a segment of a cache that nothing is asked of.
+CHECK_ONCE(attention_no_queries, 0) {
+    static const size_t queries[] = {5, 0, 3}, keys[] = {9, 200, 3};
+    const size_t kv_width = grouped.kv_heads * grouped.head_dim;
+    for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make_of(&t, grouped, i % 2, attention_case_dropout(i / 2, rate), COUNT(queries), queries, keys);
+        attention_outputs one = attention_case_run(&t, 1, 1), many = attention_case_run(&t, 4, 1);
+        attention_case_same_bits(&t, &many, &one);
+        for (size_t token = keys[0]; token < keys[0] + keys[1]; token++) {
+            CHECK_THAT(plus_zero(one.dk + token * t.args.ldk, kv_width));
+            CHECK_THAT(plus_zero(one.dv + token * t.args.ldv, kv_width));
+        }
+    }
+}
+
 // --- Queries that keep nothing ---
 
 // What is visible, and kept, of a segment's keys.

@@ -11,10 +11,11 @@ static const lod_attention_shape grouped = {.heads = 6, .kv_heads = 2, .head_dim
 
 // --- Threads, calls, plans ---
 
-CHECK_ONCE(attention_same_bits, 0x1be643093c9671a2) {
+CHECK_ONCE(attention_same_bits, 0x4c0a79e567e8237c) {
+    static const lod_attention_shape wide_group = {.heads = 7, .kv_heads = 1, .head_dim = 8};
     for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
         attention_case t;
-        attention_case_make(&t, grouped, i % 2, attention_case_dropout(i / 2, rate));
+        attention_case_make(&t, i % 3 ? grouped : wide_group, i % 2, attention_case_dropout(i / 2, rate));
         attention_outputs one = attention_case_run(&t, 1, 1);
         for (unsigned threads = 1; threads <= 5; threads++) {
             attention_outputs many = attention_case_run(&t, threads, threads % 2 ? t.segments : 1);

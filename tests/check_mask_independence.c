@@ -68,8 +68,10 @@ static void count_line(const uint16_t *cells, const uint16_t *neighbours, uint32
 static void count_seed(uint64_t seed, bool column, size_t axis_count, double honest[][RATES], double planted[][RATES]) {
     table tables[2][COUNT(axes)][RATES] = {0};
     uint16_t cells[COLS + SPARE], other[COLS + SPARE];
+    const uint32_t head = (uint32_t)seed, layer = (uint32_t)seed; // even and odd ones
+    const uint32_t site = layer << LOD_SITE_LAYER_BIT | 24 << LOD_SITE_POSITION_BIT | head;
     for (uint32_t line = 0; line < LINES; line++) {
-        const uint32_t site = 24 << LOD_SITE_POSITION_BIT | 5, draw = column ? line : 7, row = column ? 0 : line;
+        const uint32_t draw = column ? line : 7, row = column ? 0 : line;
         draw_line(seed, site, draw, row, cells);
         for (size_t i = 0; i < axis_count; i++) {
             const axis *x = &axes[i];
