@@ -291,3 +291,15 @@ CHECK_ONCE(attention_more_queries_than_keys, 0x3e96b02b43d66dc3) {
         check_case(&t);
     }
 }
+
+// Logits of hundreds: most weights underflow, and many a query sees none above exp's range but for the shift by the
+// maximum.
+CHECK_ONCE(attention_large_logits, 0x423f04bd7ad81930) {
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make(&t, (lod_attention_shape){.heads = 4, .kv_heads = 2, .head_dim = 24}, i % 4 != 3,
+                            attention_case_dropout(i, 0.3));
+        t.args.scale = 100;
+        check_case(&t);
+    }
+}
