@@ -7,11 +7,13 @@ from philox import threshold
 
 
 def keep_mask(library, dropout, site, draw, rows, keys):
-    """Keep bits [len(rows)][keys] of one head, whose site is complete; rows: the queries' positions."""
+    """Keep bits [len(rows)][keys] of one head, whose site is complete; rows: the queries' positions, modulo 2^32."""
     if dropout.p == 0:
         return np.ones((len(rows), keys), dtype=bool)
     if dropout.pattern == Pattern.ELEMENT:
-        return library.mask(dropout.seed, site, draw, dropout.p, rows, range(keys))
+        parts = range(rows.start + 2**32, min(rows.stop, 0) + 2**32), range(max(rows.start, 0), rows.stop)
+        masks = [library.mask(dropout.seed, site, draw, dropout.p, part, range(keys)) for part in parts if part]
+        return np.concatenate([np.ones((0, keys), dtype=bool), *masks])
     keep = np.ones(keys, dtype=bool)
     if dropout.pattern == Pattern.COLUMN:
         keep = library.mask(dropout.seed, site, draw, dropout.p, range(1), range(keys))[0]
@@ -28,7 +30,7 @@ def segment_masks(attention, heads, kv_heads):
     for i, (tq, tk) in enumerate(zip(queries.lengths, attention.keys.lengths)):
         instance = 0 if queries.instance is None else int(queries.instance[i])
         masks = [keep_mask(attention.library, dropout, dropout.site + (instance << 8) + head // group,
-                           int(queries.draw[i]), range(max(0, tk - tq), max(0, tk - tq) + tq), tk)
+                           int(queries.draw[i]), range(tk - tq, tk), tk)
                  for head in range(heads)]
         yield torch.from_numpy(np.stack(masks))
 
