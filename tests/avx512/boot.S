@@ -3,10 +3,10 @@
 // 64-bit boot protocol (Documentation/x86/boot.rst). run.sh assembles this file beside the files `vmlinuz` and
 // `initramfs` and defines:
 //
-//     MEMORY          bytes of memory
 //     SETUP_BYTES     how much of vmlinuz stands before the part that is entered
 //     COMMAND_LINE    the kernel's
 
+    .set MEMORY, 1 << 30 // bytes, as in bochsrc
     .set CODE32, 0x08 // the last two as the protocol wants them
     .set CODE64, 0x10
     .set DATA, 0x18

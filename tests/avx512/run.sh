@@ -12,7 +12,6 @@
 set -u -o pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cache=$(realpath -m "$here/../../build-ci/avx512")
-memory_mib=1024
 
 die() { # MESSAGE
     echo "tests/avx512/run.sh: $1" >&2
@@ -69,31 +68,18 @@ make_initramfs() { # BUILD COMMAND
 # The disk's size: whole cylinders, and whole reads of the ROM.
 make_machine() {
     ln -s "$cache/vmlinuz" "$run/vmlinuz"
-    cc -c -o "$run/boot.o" -Wa,-I"$run" -DMEMORY=$((memory_mib << 20)) -DSETUP_BYTES="$(setup_bytes "$cache/vmlinuz")" \
+    cc -c -o "$run/boot.o" -Wa,-I"$run" -DSETUP_BYTES="$(setup_bytes "$cache/vmlinuz")" \
         -DCOMMAND_LINE="\"$(command_line)\"" "$here/boot.S" &&
         ld -e 0 --section-start=.rom=0xf0000 --section-start=.memory=0x100000 -o "$run/boot" "$run/boot.o" &&
         objcopy -O binary -j .rom "$run/boot" "$run/rom" &&
         objcopy -O binary -j .memory "$run/boot" "$run/disk" &&
         truncate -s %$((128 * 63 * 1024)) "$run/disk" || die "cannot make ROM and disk"
-    cat >"$run/bochsrc" <<END
-display_library: term
-plugin_ctrl: speaker=0
-sound: waveoutdrv=dummy
-cpu: model=corei7_skylake_x, ips=100000000, reset_on_triple_fault=0
-memory: guest=$memory_mib, host=$memory_mib
-romimage: file=$run/rom, address=0xffff0000
-pci: enabled=0
-ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
-ata0-master: type=disk, path=$run/disk, mode=flat
-com1: enabled=1, mode=file, dev=/dev/fd/3
-panic: action=fatal
-log: $run/log
-END
 }
 
 # Reboot is a triple fault, which ends the emulator; so does a panic. "c" is for the emulator's debugger.
 emulate() { # SECONDS; the serial port goes to descriptor 3
-    echo c | TERM=linux timeout --foreground -s KILL "$1" bochs-bin -q -f "$run/bochsrc" >"$run/screen" 2>&1
+    (cd "$run" && echo c | TERM=linux timeout --foreground -s KILL "$1" bochs-bin -q -f "$here/bochsrc") \
+        >"$run/screen" 2>&1
 }
 
 show_command() { # keeps everything, shows what the command said
