@@ -83,7 +83,7 @@ static void run_piece(void *context, size_t worker, size_t i) {
         p.keys = lod_part(keys, LOD_KEY_BLOCK, all->key_parts, turn);
     }
     lod_attention_scratch w;
-    size_t bytes = lod_attention_lay_out(c->plan, c->workspace, &w);
+    const size_t bytes = lod_attention_lay_out(c->plan, NULL, NULL);
     lod_attention_lay_out(c->plan, (char *)c->workspace + worker * bytes, &w);
     all->run(c, &p, &w);
 }
@@ -145,9 +145,8 @@ static lod_status check_dropout(lod_attention_call *c, lod_error *err) {
     }
     const bool nograd = dropout->compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD;
     if (nograd && !c->args->lse_visible) return lod_fail(err, LOD_BAD_ARGUMENT, "lse_visible", "is NULL");
-    c->mode = nograd                                                  ? LOD_ATTENTION_NOGRAD
-              : dropout->compensation == LOD_COMPENSATION_INVERTED ? LOD_ATTENTION_WEIGHTS
-                                                                      : LOD_ATTENTION_LOGITS;
+    const bool inverted = dropout->compensation == LOD_COMPENSATION_INVERTED;
+    c->mode = nograd ? LOD_ATTENTION_NOGRAD : inverted ? LOD_ATTENTION_WEIGHTS : LOD_ATTENTION_LOGITS;
     c->compact = dropout->pattern != LOD_PATTERN_ELEMENT;
     return LOD_OK;
 }

@@ -94,6 +94,16 @@ static inline size_t lod_first_query(const lod_key_list *list, size_t j) {
     return list->causal && key > list->past ? key - list->past : 0;
 }
 
+// Packs `count` keys of a list from an entry on, out of K, V or one of their gradients; and the way back.
+void lod_pack_keys(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list, size_t entry,
+                   size_t count, const float *x, size_t ldx, float *rows, float *panels);
+void lod_unpack_keys(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list, size_t entry,
+                     size_t count, const float *rows, float *x, size_t ldx);
+
+// Packs the piece's queries of one head out of Q or dO to their place in `state`; probe as in the kernel.
+void lod_pack_queries(const lod_attention_call *c, const lod_attention_piece *p, size_t head, const float *x,
+                      size_t ldx, float scale, float *state, float *probe);
+
 // Rows of a query block against a block of the list: fills seen, returns the last (largest) one.
 size_t lod_seen(const lod_key_list *list, size_t entry, size_t count, size_t query, size_t rows, uint32_t *seen);
 

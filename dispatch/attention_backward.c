@@ -23,16 +23,11 @@ static void begin_head(const work *t, size_t head, float *probe) {
     const lod_attention_call *c = t->c;
     const lod_attention_args *a = c->args;
     const size_t first = t->p->queries.begin, count = t->p->queries.end - first, row = lod_state_row(c, head, first);
-    const size_t token = a->queries.start[t->p->segment] + first, column = (t->p->kv * c->group + head) * c->d;
-    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->q + token * a->ldq + column,
-                                               .ldx = a->ldq, .scale = (float)a->scale,
-                                               .rows = t->w->q + row * c->d16, .probe = probe});
-    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->d_o + token * a->ldo + column,
-                                               .ldx = a->ldo, .scale = c->inv, .rows = t->w->o + row * c->d16,
-                                               .probe = probe});
-    c->kernels.delta(&(lod_attention_delta_args){
-        .rows = count, .head_dim = c->d, .d_o = a->d_o + token * a->ldo + column, .o = a->o + token * a->ldo + column,
-        .ldo = a->ldo, .delta = t->w->m + row});
+    const size_t o = (a->queries.start[t->p->segment] + first) * a->ldo + (t->p->kv * c->group + head) * c->d;
+    lod_pack_queries(c, t->p, head, a->q, a->ldq, (float)a->scale, t->w->q, probe);
+    lod_pack_queries(c, t->p, head, a->d_o, a->ldo, c->inv, t->w->o, probe);
+    c->kernels.delta(&(lod_attention_delta_args){.rows = count, .head_dim = c->d, .d_o = a->d_o + o, .o = a->o + o,
+                                                 .ldo = a->ldo, .delta = t->w->m + row});
     if (t->p->dq) memset(t->w->dq + row * c->d16, 0, count * c->d16 * sizeof(float));
 }
 
@@ -93,52 +88,30 @@ static void key_block(const work *t, const lod_key_list *list, size_t head, size
     }
 }
 
-// The block's rows of one of the caller's matrices of keys.
-typedef struct key_rows {
-    const uint32_t *index;
-    size_t offset; // of the first row, if there is no index, and of the KV head
-} key_rows;
-
-static key_rows rows_of(const work *t, const lod_key_list *list, size_t entry, size_t ld) {
-    size_t token = t->c->args->keys.start[t->p->segment] + (list->index ? 0 : entry);
-    return (key_rows){list->index ? list->index + entry : NULL, token * ld + t->p->kv * t->c->d};
-}
-
-static void pack_rows(const work *t, const key_rows *r, const float *x, size_t ldx, size_t count, float *rows,
-                      float *panels) {
-    t->c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = t->c->d, .x = x + r->offset, .ldx = ldx,
-                                                  .index = r->index, .scale = 1, .rows = rows, .panels = panels});
-}
-
 // The sums of dK or dV so far.
-static void begin_sums(const work *t, const key_rows *r, const float *x, size_t ldx, size_t count, float *sums) {
+static void begin_sums(const work *t, const lod_key_list *list, size_t entry, size_t count, const float *x, size_t ldx,
+                       float *sums) {
     if (t->fresh) {
         memset(sums, 0, count * t->c->d16 * sizeof *sums);
     } else {
-        pack_rows(t, r, x, ldx, count, sums, NULL);
+        lod_pack_keys(t->c, t->p, list, entry, count, x, ldx, sums, NULL);
     }
 }
 
 static void pack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
     const lod_attention_args *a = t->c->args;
-    const key_rows k = rows_of(t, list, entry, a->ldk), v = rows_of(t, list, entry, a->ldv);
-    pack_rows(t, &k, a->k, a->ldk, count, t->w->k_rows, t->w->k_panels);
-    if (list->keep != LOD_KEEP_NONE) pack_rows(t, &v, a->v, a->ldv, count, NULL, t->w->v_panels);
+    const bool values = list->keep != LOD_KEEP_NONE;
+    lod_pack_keys(t->c, t->p, list, entry, count, a->k, a->ldk, t->w->k_rows, t->w->k_panels);
+    if (values) lod_pack_keys(t->c, t->p, list, entry, count, a->v, a->ldv, NULL, t->w->v_panels);
     if (!t->p->dkv) return;
-    begin_sums(t, &k, a->dk, a->ldk, count, t->w->dk);
-    if (list->keep != LOD_KEEP_NONE) begin_sums(t, &v, a->dv, a->ldv, count, t->w->dv);
+    begin_sums(t, list, entry, count, a->dk, a->ldk, t->w->dk);
+    if (values) begin_sums(t, list, entry, count, a->dv, a->ldv, t->w->dv);
 }
 
 static void unpack_block(const work *t, const lod_key_list *list, size_t entry, size_t count) {
-    const lod_attention_call *c = t->c;
-    const lod_attention_args *a = c->args;
-    const key_rows k = rows_of(t, list, entry, a->ldk), v = rows_of(t, list, entry, a->ldv);
-    lod_attention_unpack_args unpack = {.count = count, .n = c->d, .scale = 1, .index = k.index};
-    unpack.rows = t->w->dk, unpack.x = a->dk + k.offset, unpack.ldx = a->ldk;
-    c->kernels.unpack(&unpack);
-    if (list->keep == LOD_KEEP_NONE) return;
-    unpack.rows = t->w->dv, unpack.x = a->dv + v.offset, unpack.ldx = a->ldv;
-    c->kernels.unpack(&unpack);
+    const lod_attention_args *a = t->c->args;
+    lod_unpack_keys(t->c, t->p, list, entry, count, t->w->dk, a->dk, a->ldk);
+    if (list->keep != LOD_KEEP_NONE) lod_unpack_keys(t->c, t->p, list, entry, count, t->w->dv, a->dv, a->ldv);
 }
 
 // --- A set of heads that share their lists ---

@@ -2,18 +2,13 @@
 // queries inside; the online softmax's state of every query waits in the worker's scratch.
 //
 // A row whose keys of a block are all beyond the causal edge is not touched: for it the step would change nothing.
-#include <math.h>
-
 #include "attention.h"
 
 static void begin_head(const lod_attention_call *c, const lod_attention_piece *p, size_t head,
                        const lod_attention_scratch *w) {
     const lod_attention_args *a = c->args;
-    const size_t first = p->queries.begin, count = p->queries.end - first, row = lod_state_row(c, head, first);
-    const size_t token = a->queries.start[p->segment] + first;
-    c->kernels.pack(&(lod_attention_pack_args){
-        .count = count, .n = c->d, .x = a->q + token * a->ldq + (p->kv * c->group + head) * c->d, .ldx = a->ldq,
-        .scale = (float)a->scale, .rows = w->q + row * c->d16});
+    const size_t count = p->queries.end - p->queries.begin, row = lod_state_row(c, head, p->queries.begin);
+    lod_pack_queries(c, p, head, a->q, a->ldq, (float)a->scale, w->q, NULL);
     for (size_t i = row; i < row + count; i++) w->m[i] = w->dropped_m[i] = -1e30f;
     for (size_t i = row * c->d16; i < (row + count) * c->d16; i++) w->o[i] = 0;
     for (size_t i = row * 16; i < (row + count) * 16; i++) w->l[i] = w->dropped_l[i] = 0;
@@ -53,21 +48,10 @@ static void key_block(const lod_attention_call *c, const lod_attention_piece *p,
     }
 }
 
-static void pack_block(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list,
-                       size_t entry, size_t count, const lod_attention_scratch *w) {
-    const lod_attention_args *a = c->args;
-    size_t token = a->keys.start[p->segment] + (list->index ? 0 : entry);
-    const uint32_t *index = list->index ? list->index + entry : NULL;
-    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->k + token * a->ldk + p->kv * c->d,
-                                               .ldx = a->ldk, .index = index, .scale = 1, .panels = w->k_panels});
-    if (list->keep == LOD_KEEP_NONE) return;
-    c->kernels.pack(&(lod_attention_pack_args){.count = count, .n = c->d, .x = a->v + token * a->ldv + p->kv * c->d,
-                                               .ldx = a->ldv, .index = index, .scale = 1, .rows = w->v_rows});
-}
-
 // Heads that share their lists.
 static void run_set(const lod_attention_call *c, const lod_attention_piece *p, lod_range heads,
                     const lod_attention_scratch *w) {
+    const lod_attention_args *a = c->args;
     lod_key_list lists[2];
     size_t count = lod_key_lists(c, p, heads.begin, w, lists);
     for (size_t head = heads.begin; head < heads.end; head++) begin_head(c, p, head, w);
@@ -75,7 +59,10 @@ static void run_set(const lod_attention_call *c, const lod_attention_piece *p, l
         const size_t limit = lists[i].limit[p->queries.end - 1];
         for (size_t entry = 0; entry < limit; entry += LOD_KEY_BLOCK) {
             size_t keys = lod_min(LOD_KEY_BLOCK, limit - entry);
-            pack_block(c, p, &lists[i], entry, keys, w);
+            lod_pack_keys(c, p, &lists[i], entry, keys, a->k, a->ldk, NULL, w->k_panels);
+            if (lists[i].keep != LOD_KEEP_NONE) {
+                lod_pack_keys(c, p, &lists[i], entry, keys, a->v, a->ldv, w->v_rows, NULL);
+            }
             for (size_t head = heads.begin; head < heads.end; head++) key_block(c, p, &lists[i], head, entry, keys, w);
         }
     }

@@ -1,5 +1,5 @@
-// Which keys a head works on, and which of them a query sees. Column and span masks become lists of keys: the rest of
-// attention then counts entries of a list, causal limits included, and dropped keys cost nothing.
+// Which keys a head works on, which of them a query sees, and the walks over both. Column and span masks become lists
+// of keys: the rest of attention then counts entries of a list, causal limits included, and dropped keys cost nothing.
 #include "attention.h"
 #include "philox.h"
 
@@ -76,6 +76,36 @@ size_t lod_key_lists(const lod_attention_call *c, const lod_attention_piece *p, 
         fill_limits(list, p->queries, w->limit + i * c->plan->shape.attention.queries);
     }
     return count;
+}
+
+// --- Packing ---
+
+void lod_pack_queries(const lod_attention_call *c, const lod_attention_piece *p, size_t head, const float *x,
+                      size_t ldx, float scale, float *state, float *probe) {
+    const size_t first = p->queries.begin, token = c->args->queries.start[p->segment] + first;
+    c->kernels.pack(&(lod_attention_pack_args){
+        .count = p->queries.end - first, .n = c->d, .x = x + token * ldx + (p->kv * c->group + head) * c->d, .ldx = ldx,
+        .scale = scale, .rows = state + lod_state_row(c, head, first) * c->d16, .probe = probe});
+}
+
+// Where an entry's row of one of the caller's matrices of keys stands; with an index, where the segment's first does.
+static size_t key_offset(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list,
+                         size_t entry, size_t ld) {
+    return (c->args->keys.start[p->segment] + (list->index ? 0 : entry)) * ld + p->kv * c->d;
+}
+
+void lod_pack_keys(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list, size_t entry,
+                   size_t count, const float *x, size_t ldx, float *rows, float *panels) {
+    c->kernels.pack(&(lod_attention_pack_args){
+        .count = count, .n = c->d, .x = x + key_offset(c, p, list, entry, ldx), .ldx = ldx,
+        .index = list->index ? list->index + entry : NULL, .scale = 1, .rows = rows, .panels = panels});
+}
+
+void lod_unpack_keys(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list, size_t entry,
+                     size_t count, const float *rows, float *x, size_t ldx) {
+    c->kernels.unpack(&(lod_attention_unpack_args){
+        .count = count, .n = c->d, .rows = rows, .index = list->index ? list->index + entry : NULL, .scale = 1,
+        .x = x + key_offset(c, p, list, entry, ldx), .ldx = ldx});
 }
 
 // --- Blocks of a list ---
