@@ -230,32 +230,25 @@ typedef struct grad_row {
     v16 lse, lse_visible, delta;
 } grad_row;
 
-LOD_INLINE void grad_group(const grad_row *r, lod_attention_mode mode, m16 seen, m16 kept, float *s, float *dp) {
+// a where the mask is set or all 16 keys are seen and kept, else +0.
+LOD_INLINE v16 keep_unless(bool all, m16 mask, v16 a) {
+    return all ? a : v16_keep(mask, a);
+}
+
+LOD_INLINE void grad_group(const grad_row *r, lod_attention_mode mode, bool all, m16 seen, m16 kept, float *s,
+                           float *dp) {
     const v16 logits = v16_load(s), dw = v16_load(dp);
     v16 p = v16_exp_softmax(v16_sub(logits, r->lse)), ds;
     if (mode == LOD_ATTENTION_LOGITS) {
-        ds = v16_keep(kept, v16_mul(p, v16_sub(dw, r->delta)));
+        ds = keep_unless(all, kept, v16_mul(p, v16_sub(dw, r->delta)));
     } else if (mode == LOD_ATTENTION_WEIGHTS) {
-        ds = v16_keep(seen, v16_mul(p, v16_sub(v16_keep(kept, dw), r->delta)));
+        ds = keep_unless(all, seen, v16_mul(p, v16_sub(keep_unless(all, kept, dw), r->delta)));
     } else {
         v16 w = v16_exp_softmax(v16_sub(logits, r->lse_visible));
-        ds = v16_keep(seen, v16_fnma(w, r->delta, v16_keep(kept, v16_mul(p, dw))));
+        ds = keep_unless(all, seen, v16_fnma(w, r->delta, keep_unless(all, kept, v16_mul(p, dw))));
     }
-    v16_store(s, v16_keep(kept, p));
+    v16_store(s, keep_unless(all, kept, p));
     v16_store(dp, ds);
-}
-
-// The same where all 16 keys are seen and kept.
-LOD_INLINE void grad_group_all(const grad_row *r, lod_attention_mode mode, float *s, float *dp) {
-    const v16 logits = v16_load(s), dw = v16_load(dp);
-    v16 p = v16_exp_softmax(v16_sub(logits, r->lse));
-    v16_store(s, p);
-    if (mode == LOD_ATTENTION_NOGRAD) {
-        v16 w = v16_exp_softmax(v16_sub(logits, r->lse_visible));
-        v16_store(dp, v16_fnma(w, r->delta, v16_mul(p, dw)));
-    } else {
-        v16_store(dp, v16_mul(p, v16_sub(dw, r->delta)));
-    }
 }
 
 LOD_INLINE void grad_rows(const lod_attention_grad_args *a, lod_attention_mode mode, lod_attention_keep keep) {
@@ -268,10 +261,11 @@ LOD_INLINE void grad_rows(const lod_attention_grad_args *a, lod_attention_mode m
         if (mode == LOD_ATTENTION_NOGRAD) r.lse_visible = v16_set1(a->lse_visible[i * a->ldlse]);
         if (keep == LOD_KEEP_DRAWN) draw_row(&d, &a->mask, i, kept);
         const uint16_t *bits = keep == LOD_KEEP_ALL ? NULL : kept;
+        const m16 every = m16_from_bits(0xffff);
         size_t j = 0;
-        for (; !bits && j + 16 <= seen; j += 16) grad_group_all(&r, mode, s + j, dp + j);
+        for (; !bits && j + 16 <= seen; j += 16) grad_group(&r, mode, true, every, every, s + j, dp + j);
         for (; j < seen; j += 16) {
-            grad_group(&r, mode, counted_lanes(seen, NULL, j), counted_lanes(seen, bits, j), s + j, dp + j);
+            grad_group(&r, mode, false, counted_lanes(seen, NULL, j), counted_lanes(seen, bits, j), s + j, dp + j);
         }
         zero_columns(s, seen, a->n);
         zero_columns(dp, seen, a->n);
