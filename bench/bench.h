@@ -3,6 +3,7 @@
 #define LOD_BENCH_H
 
 #include "dispatch.h"
+#include "gbench.h"
 
 // CPU time of this thread where only it works, which a busy machine disturbs least; else time as it passes.
 double bench_seconds(unsigned threads);
@@ -61,6 +62,9 @@ double bench_layer_flops(const bench_shape *shape, const bench_work *work);
 const char *bench_pass_text(bench_pass pass);
 
 // --- measuring ---
+// The counters of a benchmark, and its plan as its label. flops: of a call; peak, reference (seconds without dropout):
+// 0 where there is none.
+void bench_report(gb_state *state, const lod_plan *plan, double flops, double seconds, double peak, double reference);
 void bench_add_layers(const bench_shape *shapes, size_t count, unsigned threads);
 void bench_add_tiles(void);
 void bench_add_attentions(const bench_attention_shape *shapes, size_t count, unsigned threads);

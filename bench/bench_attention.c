@@ -5,7 +5,6 @@
 #include <stdlib.h>
 
 #include "bench.h"
-#include "gbench.h"
 
 static const double peak_seconds = 0.03;
 
@@ -115,12 +114,7 @@ static void measure(gb_state *state, const attention_case *c, attention *a) {
         gb_skip(state, error.text);
         return;
     }
-    gb_counter(state, "GF/s", flops(c) / seconds * 1e-9);
-    if (peak > 0) gb_counter(state, "peak_share", flops(c) / seconds / peak);
-    if (reference > 0) gb_counter(state, "vs_p0", seconds / reference);
-    char plan[96];
-    lod_plan_describe(a->plan, plan, sizeof plan);
-    gb_label(state, plan);
+    bench_report(state, a->plan, flops(c), seconds, peak, reference);
 }
 
 static void run_attention(gb_state *state, const void *context) {

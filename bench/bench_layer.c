@@ -4,7 +4,6 @@
 #include <stdlib.h>
 
 #include "bench.h"
-#include "gbench.h"
 
 static const double peak_seconds = 0.03;
 
@@ -40,13 +39,7 @@ static void measure(gb_state *state, const layer_case *c, bench_layer *layer) {
         gb_skip(state, error.text);
         return;
     }
-    double rate = bench_layer_flops(&c->shape, &c->work) / seconds;
-    gb_counter(state, "GF/s", rate * 1e-9);
-    if (peak > 0) gb_counter(state, "peak_share", rate / peak);
-    if (reference > 0) gb_counter(state, "vs_p0", seconds / reference);
-    char plan[96];
-    lod_plan_describe(layer->plan, plan, sizeof plan);
-    gb_label(state, plan);
+    bench_report(state, layer->plan, bench_layer_flops(&c->shape, &c->work), seconds, peak, reference);
 }
 
 static void run_layer(gb_state *state, const void *context) {

@@ -3,7 +3,6 @@
 #include <time.h>
 
 #include "bench.h"
-#include "gbench.h"
 #include "peak.h"
 
 double bench_seconds(unsigned threads) {
@@ -64,6 +63,15 @@ double bench_peak(lod_isa isa, unsigned threads, double seconds) {
         sum += rates[i];
     }
     return sum;
+}
+
+void bench_report(gb_state *state, const lod_plan *plan, double flops, double seconds, double peak, double reference) {
+    gb_counter(state, "GF/s", flops / seconds * 1e-9);
+    if (peak > 0) gb_counter(state, "peak_share", flops / seconds / peak);
+    if (reference > 0) gb_counter(state, "vs_p0", seconds / reference);
+    char text[96];
+    lod_plan_describe(plan, text, sizeof text);
+    gb_label(state, text);
 }
 
 static void run_peak(gb_state *state, const void *context) {

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "bench.h"
-#include "gbench.h"
 #include "kernels.h"
 
 enum { DEPTH = 128, MAX_ROWS = 64, MAX_COLUMNS = 2 * LOD_PANEL };

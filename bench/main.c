@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include "bench.h"
-#include "gbench.h"
 
 static const char usage[] =
     "usage: lodrop-bench [--threads N] [--shapes FILE] [Google Benchmark's flags]\n"
