@@ -1,4 +1,5 @@
-// What a plan holds: the operation's shape, the ISA, threads and block sizes. Made by plan.c, read by dispatch/.
+// What a plan holds: the operation's shape, the ISA, threads, and a choice of kernels and blocks. plan.c makes it;
+// estimate.c, search.c and wisdom.c are the three ways to a choice; dispatch/ reads it.
 #ifndef LOD_PLAN_H
 #define LOD_PLAN_H
 
@@ -6,10 +7,23 @@
 
 typedef enum lod_plan_kind { LOD_PLAN_LOWRANK, LOD_PLAN_ATTENTION, LOD_PLAN_LOSS, LOD_PLAN_ROWWISE } lod_plan_kind;
 
-// Block sizes of the product loop nest (dispatch/product.c): mc tokens by kc of depth of X are packed at a time.
+enum { LOD_MC_MAX = 1024, LOD_QUERY_BLOCK_MAX = 256 };
+
+// How the product loop nest (dispatch/product.c) runs in one direction: mc tokens by kc of depth of X are packed at a
+// time; threads share out the columns of the result or its tokens.
 typedef struct lod_blocks {
+    const lod_kernel *tile;
     size_t mc, kc;
+    bool cut_tokens;
 } lod_blocks;
+
+// All that a plan is free to choose: time depends on it, no bit does. Block sizes are ceilings: lod_fit_blocks cuts a
+// plan's own tokens and depth into equal parts below them.
+typedef struct lod_choice {
+    lod_blocks forward, backward; // low-rank layer and loss
+    const lod_kernel *tile;       // attention
+    size_t query_block;           // attention: queries worked on at a time
+} lod_choice;
 
 struct lod_plan {
     lod_plan_kind kind;
@@ -20,29 +34,79 @@ struct lod_plan {
         lod_attention_shape attention;
         lod_loss_shape loss;
     } shape;
-    const lod_kernel *tile; // but for rowwise
-    lod_blocks blocks;      // lowrank and loss
-    size_t query_block;     // attention: queries worked on at a time
-    size_t chunk;           // loss: tokens whose logits are held at a time
-    size_t workspace;       // bytes
+    lod_choice choice;
+    size_t chunk;     // loss: tokens whose logits are held at a time
+    size_t workspace; // bytes
 };
 
-// --- estimate.c: block sizes from the cache sizes, without a measurement ---
-typedef struct lod_caches {
-    size_t l1d, l2; // bytes
-    const char *source;
-} lod_caches;
-lod_caches lod_cache_sizes(void);
-lod_blocks lod_estimate_blocks(const lod_kernel *tile, size_t tokens, size_t depth);
-size_t lod_estimate_query_block(const lod_kernel *tile);
+// A product as plans see it: Y [tokens][n] over `depth` terms.
+typedef struct lod_product_shape {
+    size_t tokens, depth, n;
+} lod_product_shape;
+// That of a plan of low-rank layers or of the loss, in one direction.
+lod_product_shape lod_product_shape_of(const lod_plan *plan, bool forward);
+
+// The ceilings cut to equal blocks of a product.
+lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product);
+// From shape, ISA and choice to what calls use: blocks that fit, and the workspace.
+void lod_plan_settle(lod_plan *plan);
+
+// --- machine.c: what this machine is, read once ---
+typedef struct lod_machine {
+    size_t l1d, l2;     // bytes
+    size_t l3;          // bytes, 0: none or unknown
+    const char *source; // of the cache sizes
+    char cpu[160];      // vendor, family, model; empty where unknown
+} lod_machine;
+const lod_machine *lod_this_machine(void);
+
+// --- estimate.c: a choice from the cache sizes, without a measurement ---
+void lod_estimate(lod_plan *plan);
 // Tokens whose logits the loss holds at a time.
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens);
+
+// --- candidates.c: what may be chosen instead ---
+typedef enum lod_plan_part { LOD_PART_FORWARD, LOD_PART_BACKWARD, LOD_PART_ATTENTION } lod_plan_part;
+typedef enum lod_axis {
+    LOD_AXIS_TILE = 1,
+    LOD_AXIS_DEPTH = 2,  // kc
+    LOD_AXIS_HEIGHT = 4, // mc, query block
+    LOD_AXIS_CUT = 8,
+    LOD_AXES_ALL = 15
+} lod_axis;
+enum { LOD_CANDIDATES_MOST = 1024 };
+// The choices that differ from the plan's own in nothing but one part of it along some axes; the plan's own stands at
+// 0. Returns how many.
+size_t lod_candidates(const lod_plan *plan, lod_plan_part part, unsigned axes, lod_choice list[LOD_CANDIDATES_MOST]);
+
+// --- trial.c: one part of a plan's work on memory of its own ---
+typedef struct lod_trial lod_trial;
+// NULL: no memory.
+lod_trial *lod_trial_make(const lod_plan *plan, lod_plan_part part);
+void lod_trial_free(lod_trial *trial);
+// Seconds of `runs` runs with a choice; negative: no memory.
+double lod_trial_run(lod_trial *trial, const lod_choice *choice, size_t runs);
+
+// --- search.c: the choice that measures best, starting from the plan's own ---
+lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err);
+
+// --- wisdom.c: choices that were measured, by the text of a plan's class ---
+// The same shape with counts of tokens rounded up to powers of two and rank 0, for which choices are measured and kept.
+lod_plan lod_plan_class(const lod_plan *plan);
+enum { LOD_KEY_SIZE = 160 };
+// "lowrank n_in=576 n_out=192 tokens=1024"
+void lod_plan_key(const lod_plan *plan, char key[LOD_KEY_SIZE]);
+// Sets the plan's choice if one of at least this rigor is known for its class.
+bool lod_wisdom_find(lod_plan *plan, lod_rigor rigor);
+lod_status lod_wisdom_remember(const lod_plan *class, lod_rigor rigor, lod_error *err);
 
 // --- workspace bytes, each beside the loop nest that uses it ---
 size_t lod_lowrank_workspace(const lod_plan *plan);
 size_t lod_loss_workspace(const lod_plan *plan);
 size_t lod_attention_workspace(const lod_plan *plan);
 
+// Checks a plan's shape.
+lod_status lod_plan_check_shape(const lod_plan *plan, lod_error *err);
 // Checks that a call's plan is of its kind.
 lod_status lod_plan_check(const lod_plan *plan, lod_plan_kind kind, lod_error *err);
 

@@ -25,7 +25,7 @@ static size_t most_sharing(const lod_attention_shape *s) {
 size_t lod_attention_lay_out(const lod_plan *plan, void *base, lod_attention_scratch *w) {
     const lod_attention_shape *s = &plan->shape.attention;
     const size_t d16 = lod_round_up(s->head_dim, 16), state = most_sharing(s) * s->queries;
-    const size_t block = LOD_KEY_BLOCK * d16, scores = plan->query_block * LOD_SCORE_LD;
+    const size_t block = LOD_KEY_BLOCK * d16, scores = plan->choice.query_block * LOD_SCORE_LD;
     lod_attention_scratch unused;
     w = base ? w : &unused;
     const struct {
@@ -39,7 +39,7 @@ size_t lod_attention_lay_out(const lod_plan *plan, void *base, lod_attention_scr
         {&w->v_rows, block * sizeof(float)},       {&w->k_panels, block * sizeof(float)},
         {&w->v_panels, block * sizeof(float)},     {&w->dk, block * sizeof(float)},
         {&w->dv, block * sizeof(float)},           {&w->s, scores * sizeof(float)},
-        {&w->dp, scores * sizeof(float)},          {&w->seen, plan->query_block * sizeof(uint32_t)},
+        {&w->dp, scores * sizeof(float)},          {&w->seen, plan->choice.query_block * sizeof(uint32_t)},
         {&w->index, (s->keys + 1) * sizeof(uint32_t)}, {&w->limit, 2 * s->queries * sizeof(uint32_t)},
         {&w->bits, lod_round_up(s->keys, 128) / 8},
     };
@@ -78,7 +78,7 @@ static void run_piece(void *context, size_t worker, size_t i) {
     const bool of_queries = turn >= all->key_parts;
     p.dq = all->backward && of_queries, p.dkv = all->backward && (!of_queries || !all->key_parts);
     if (of_queries) {
-        p.queries = lod_part(queries, c->plan->query_block, all->query_parts, parts - 1 - turn);
+        p.queries = lod_part(queries, c->plan->choice.query_block, all->query_parts, parts - 1 - turn);
     } else {
         p.keys = lod_part(keys, LOD_KEY_BLOCK, all->key_parts, turn);
     }
@@ -151,9 +151,10 @@ static lod_status check_dropout(lod_attention_call *c, lod_error *err) {
     return LOD_OK;
 }
 
-static lod_attention_kernels find_kernels(lod_isa isa) {
+static lod_attention_kernels find_kernels(const lod_plan *plan) {
+    const lod_isa isa = plan->isa;
     return (lod_attention_kernels){
-        .tile = lod_kernel_find(LOD_OP_attention_tile_f32, isa),
+        .tile = plan->choice.tile,
         .pack = lod_kernel_find(LOD_OP_attention_pack_f32, isa)->fn.attention_pack_f32,
         .unpack = lod_kernel_find(LOD_OP_attention_unpack_f32, isa)->fn.attention_unpack_f32,
         .softmax = lod_kernel_find(LOD_OP_attention_softmax_f32, isa)->fn.attention_softmax_f32,
@@ -181,7 +182,7 @@ static lod_status begin(lod_attention_call *c, const lod_plan *plan, const lod_a
     LOD_TRY(lod_check_matrix(a->v, a->ldv, s->kv_heads * s->head_dim, "v", err));
     LOD_TRY(lod_check_matrix(a->o, a->ldo, s->heads * s->head_dim, "o", err));
     if (!a->lse) return lod_fail(err, LOD_BAD_ARGUMENT, "lse", "is NULL");
-    c->kernels = find_kernels(plan->isa);
+    c->kernels = find_kernels(plan);
     return lod_check_aligned(workspace, "workspace", err);
 }
 

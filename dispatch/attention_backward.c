@@ -83,7 +83,7 @@ static void key_block(const work *t, const lod_key_list *list, size_t head, size
     size_t query = lod_first_query(list, entry), rows;
     if (query < t->p->queries.begin) query = t->p->queries.begin;
     for (; query < t->p->queries.end; query += rows) {
-        rows = lod_min(t->c->plan->query_block, t->p->queries.end - query);
+        rows = lod_min(t->c->plan->choice.query_block, t->p->queries.end - query);
         query_block(t, list, head, entry, count, query, rows);
     }
 }

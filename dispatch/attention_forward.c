@@ -35,7 +35,7 @@ static void key_block(const lod_attention_call *c, const lod_attention_piece *p,
     size_t first = lod_first_query(list, entry), rows;
     if (first < p->queries.begin) first = p->queries.begin;
     for (size_t query = first; query < p->queries.end; query += rows) {
-        rows = lod_min(c->plan->query_block, p->queries.end - query);
+        rows = lod_min(c->plan->choice.query_block, p->queries.end - query);
         const size_t row = lod_state_row(c, head, query);
         size_t seen = lod_seen(list, entry, count, query, rows, w->seen);
         lod_scores(c, list, entry, seen, query, rows, w->q + row * c->d16, w->k_panels, w->s);

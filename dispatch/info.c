@@ -19,7 +19,7 @@ typedef struct facts {
     lod_isa isa;
     const char *isa_why, *threads_why;
     unsigned threads;
-    lod_caches caches;
+    const lod_machine *machine;
 } facts;
 
 static const char *recipe_of(const lod_kernel *kernel) {
@@ -35,7 +35,7 @@ static void print_text(const facts *f) {
         if (lod_cpu_has(isa)) printf(" %s", lod_isa_text(isa));
     }
     printf("\nthreads  %u (%s)\n", f->threads, f->threads_why);
-    printf("caches   L1d %zu KiB, L2 %zu KiB (%s)\n\n", f->caches.l1d >> 10, f->caches.l2 >> 10, f->caches.source);
+    printf("caches   L1d %zu KiB, L2 %zu KiB (%s)\n\n", f->machine->l1d >> 10, f->machine->l2 >> 10, f->machine->source);
     printf("%-20s %s\n", "operation", "variants (* in use, - not on this CPU)");
     for (lod_op op = 0; op < LOD_OP_COUNT; op++) {
         printf("%-20s", lod_op_text(op));
@@ -53,8 +53,8 @@ static void print_json(const facts *f) {
     const lod_kernel *kernels = lod_kernels(&count);
     printf("{\"version\": \"%s\", \"isa\": \"%s\", \"isa_why\": \"%s\", \"threads\": %u, \"threads_why\": \"%s\",\n",
            LOD_VERSION, lod_isa_text(f->isa), f->isa_why, f->threads, f->threads_why);
-    printf(" \"l1d_bytes\": %zu, \"l2_bytes\": %zu, \"caches_source\": \"%s\", \"kernels\": [\n", f->caches.l1d,
-           f->caches.l2, f->caches.source);
+    printf(" \"l1d_bytes\": %zu, \"l2_bytes\": %zu, \"caches_source\": \"%s\", \"kernels\": [\n", f->machine->l1d,
+           f->machine->l2, f->machine->source);
     for (size_t i = 0; i < count; i++) {
         printf("  {\"operation\": \"%s\", \"recipe\": \"%s\", \"isa\": \"%s\", \"runs\": %s, \"in_use\": %s}%s\n",
                lod_op_text(kernels[i].op), recipe_of(&kernels[i]), lod_isa_text(kernels[i].isa),
@@ -78,7 +78,7 @@ int main(int argc, char **argv) {
         fputs(usage, stderr);
         return 2;
     }
-    facts f = {.caches = lod_cache_sizes()};
+    facts f = {.machine = lod_this_machine()};
     lod_error error;
     if (lod_isa_in_use(&f.isa, &f.isa_why, &error) != LOD_OK) {
         fprintf(stderr, "lodrop-info: %s: %s\n", error.field, error.text);

@@ -8,17 +8,31 @@
 
 enum { FLOP_PER_THREAD = 1 << 21 }; // less work than this is not worth another thread
 
-// Columns that are prepared together: whole panels, at least one tile.
-static size_t strip_width(const lod_plan *plan) {
-    return lod_round_up(plan->tile->nr, LOD_PANEL);
+static const lod_blocks *blocks_of(const lod_product *p) {
+    return p->transposed ? &p->plan->choice.forward : &p->plan->choice.backward;
 }
 
-static size_t task_floats(const lod_plan *plan) {
-    return plan->blocks.mc * LOD_X_LD + plan->blocks.kc * strip_width(plan);
+// Columns that are prepared together: whole panels, at least one tile.
+static size_t strip_width(const lod_blocks *blocks) {
+    return lod_round_up(blocks->tile->nr, LOD_PANEL);
+}
+
+static size_t task_floats(const lod_blocks *blocks) {
+    return blocks->mc * LOD_X_LD + blocks->kc * strip_width(blocks);
 }
 
 size_t lod_product_workspace(const lod_plan *plan) {
-    return plan->threads * task_floats(plan) * sizeof(float);
+    const size_t forward = task_floats(&plan->choice.forward), backward = task_floats(&plan->choice.backward);
+    return plan->threads * (forward > backward ? forward : backward) * sizeof(float);
+}
+
+static size_t width_of(const lod_product *p) {
+    return p->transposed ? p->n_out : p->n_in;
+}
+
+// The columns of C to compute.
+static size_t columns_of(const lod_product *p) {
+    return p->columns ? p->columns : width_of(p);
 }
 
 typedef struct grid {
@@ -41,9 +55,9 @@ static const float *strip_of(const lod_product *p, size_t column, size_t k0, siz
         return (const float *)p->w.packed + (panel * p->n_out + k0) * LOD_PANEL;
     }
     const lod_kernel *kernel = lod_kernel_find(LOD_OP_weight_panel_f32, p->plan->isa);
-    const size_t n = p->transposed ? p->n_out : p->n_in;
+    const size_t n = columns_of(p);
     *ldpanel = k * LOD_PANEL;
-    for (size_t j = 0; j < strip_width(p->plan) && column + j < n; j += LOD_PANEL) {
+    for (size_t j = 0; j < strip_width(blocks_of(p)) && column + j < n; j += LOD_PANEL) {
         kernel->fn.weight_panel_f32(&(lod_weight_panel_args){
             .w = p->w, .n_in = p->n_in, .n_out = p->n_out, .transposed = p->transposed, .panel = panel + j / LOD_PANEL,
             .k0 = k0, .k = k, .out = buffer + j * k});
@@ -53,15 +67,16 @@ static const float *strip_of(const lod_product *p, size_t column, size_t k0, siz
 
 static void run_strip(const lod_product *p, lod_range tokens, size_t k0, size_t k, size_t column, const float *x,
                       float *buffer) {
-    const size_t n = p->transposed ? p->n_out : p->n_in, mr = p->plan->tile->mr, nr = p->plan->tile->nr;
+    const lod_kernel *tile = blocks_of(p)->tile;
+    const size_t n = columns_of(p), mr = tile->mr, nr = tile->nr;
     size_t ldpanel;
     const float *w = strip_of(p, column, k0, k, buffer, &ldpanel);
-    for (size_t j = 0; j < strip_width(p->plan) && column + j < n; j += nr) {
+    for (size_t j = 0; j < strip_width(blocks_of(p)) && column + j < n; j += nr) {
         for (size_t t = tokens.begin; t < tokens.end; t += mr) {
-            p->plan->tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
+            tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
                 .m = lod_min(mr, tokens.end - t), .n = lod_min(nr, n - column - j), .k = k, .r = p->r,
                 .x = x + (t - tokens.begin) * LOD_X_LD, .w = w + j, .ldpanel = ldpanel,
-                .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL, .ldb = n,
+                .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL, .ldb = width_of(p),
                 .keep = p->keep ? p->keep + t * p->ldkeep : NULL, .ldkeep = p->ldkeep, .keep_col = column + j,
                 .inv = p->inv, .first = k0 == 0, .c = p->c + t * p->ldc + column + j, .ldc = p->ldc});
         }
@@ -71,16 +86,16 @@ static void run_strip(const lod_product *p, lod_range tokens, size_t k0, size_t 
 static void run_task(void *context, size_t i) {
     const grid *g = context;
     const lod_product *p = g->product;
-    const lod_blocks blocks = p->plan->blocks;
-    const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
-    lod_range tokens = lod_part(p->tokens, p->plan->tile->mr, g->tasks_m, i / g->tasks_n);
-    const size_t strip = strip_width(p->plan);
+    const lod_blocks *blocks = blocks_of(p);
+    const size_t n = columns_of(p), depth = p->transposed ? p->n_in : p->n_out;
+    lod_range tokens = lod_part(p->tokens, blocks->tile->mr, g->tasks_m, i / g->tasks_n);
+    const size_t strip = strip_width(blocks);
     lod_range columns = lod_part(n, strip, g->tasks_n, i % g->tasks_n);
-    float *x = (float *)p->workspace + i * task_floats(p->plan), *buffer = x + blocks.mc * LOD_X_LD;
-    for (size_t t0 = tokens.begin; t0 < tokens.end; t0 += blocks.mc) {
-        lod_range block = {t0, lod_min(t0 + blocks.mc, tokens.end)};
-        for (size_t k0 = 0; k0 < depth; k0 += blocks.kc) {
-            size_t k = lod_min(blocks.kc, depth - k0);
+    float *x = (float *)p->workspace + i * task_floats(blocks), *buffer = x + blocks->mc * LOD_X_LD;
+    for (size_t t0 = tokens.begin; t0 < tokens.end; t0 += blocks->mc) {
+        lod_range block = {t0, lod_min(t0 + blocks->mc, tokens.end)};
+        for (size_t k0 = 0; k0 < depth; k0 += blocks->kc) {
+            size_t k = lod_min(blocks->kc, depth - k0);
             pack_x(p, block, k0, k, x);
             for (size_t column = columns.begin; column < columns.end; column += strip) {
                 run_strip(p, block, k0, k, column, x, buffer);
@@ -90,19 +105,19 @@ static void run_task(void *context, size_t i) {
 }
 
 void lod_product_run(const lod_product *p) {
-    const size_t n = p->transposed ? p->n_out : p->n_in, depth = p->transposed ? p->n_in : p->n_out;
+    const size_t n = columns_of(p), depth = p->transposed ? p->n_in : p->n_out;
     double flop = 2.0 * (double)p->tokens * (double)n * (double)depth;
     size_t threads = lod_min(p->plan->threads, 1 + (size_t)(flop / FLOP_PER_THREAD));
-    size_t panels = lod_div_up(n, strip_width(p->plan));
-    size_t strips = lod_div_up(p->tokens, p->plan->tile->mr);
-    // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W: cut the longer.
+    const lod_blocks *blocks = blocks_of(p);
+    size_t panels = lod_div_up(n, strip_width(blocks)), strips = lod_div_up(p->tokens, blocks->tile->mr);
+    // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W.
     grid g = {.product = p};
-    if (n > p->tokens) {
-        g.tasks_n = lod_min(threads, panels);
-        g.tasks_m = lod_min(threads / g.tasks_n, strips);
-    } else {
+    if (blocks->cut_tokens) {
         g.tasks_m = lod_min(threads, strips);
         g.tasks_n = g.tasks_m ? lod_min(threads / g.tasks_m, panels) : 0;
+    } else {
+        g.tasks_n = lod_min(threads, panels);
+        g.tasks_m = lod_min(threads / g.tasks_n, strips);
     }
     lod_parallel((unsigned)threads, g.tasks_m * g.tasks_n, run_task, &g);
 }

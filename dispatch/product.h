@@ -12,6 +12,7 @@ typedef struct lod_product {
     lod_weight w; // W [n_out][n_in]
     size_t n_in, n_out;
     bool transposed; // true: forward, k = n_in, n = n_out; false: backward, k = n_out, n = n_in
+    size_t columns;  // only the first so many of the n are computed; 0: all
     size_t r;        // 0: C starts at +0, else at (keep, inv) applied to U B
     const float *u;  // [tokens][r]
     const float *b;  // [r][n]

@@ -33,7 +33,10 @@ typedef enum lod_status {
     LOD_OK = 0,
     LOD_BAD_ARGUMENT, ///< an argument is out of range or contradicts the plan
     LOD_BAD_ISA,      ///< LODROP_ISA names an instruction set that this CPU or build lacks
-    LOD_NO_MEMORY,    ///< a plan could not be allocated
+    LOD_NO_MEMORY,    ///< a plan, or what its measurement works on, could not be allocated
+    LOD_NO_WISDOM,    ///< LOD_WISDOM_ONLY was asked for, and nothing was measured for this shape
+    LOD_BAD_WISDOM,   ///< a file of wisdom is damaged, or is of another machine, build or number of threads
+    LOD_FILE,         ///< a file of wisdom cannot be read or written
 } lod_status;
 
 typedef struct lod_error {
@@ -136,8 +139,14 @@ LOD_API void lod_random(uint64_t seed, uint32_t site, uint32_t draw, uint32_t ro
 
 typedef struct lod_plan lod_plan;
 
-/// How hard a plan is searched for. ESTIMATE is analytic, from the cache sizes, and touches no data.
-typedef enum lod_rigor { LOD_ESTIMATE } lod_rigor;
+/// How hard a plan is searched for. Choices that were measured at the same rigor or a higher one are known to the
+/// process as wisdom (below) and are taken without measuring again.
+typedef enum lod_rigor {
+    LOD_ESTIMATE,    ///< analytic, from the cache sizes; touches no data
+    LOD_MEASURE,     ///< times some alternatives to the estimate on memory of its own, in about a second
+    LOD_EXHAUSTIVE,  ///< times all of them
+    LOD_WISDOM_ONLY, ///< never measures: an error if nothing is known
+} lod_rigor;
 
 typedef struct lod_lowrank_shape {
     size_t n_in, n_out;
@@ -173,8 +182,29 @@ LOD_API void lod_plan_free(lod_plan *plan);
 /// whether blocks collide in the second cache.
 LOD_API size_t lod_plan_workspace(const lod_plan *plan);
 
-/// One line on what was chosen ("avx512 14x32 mc 504 kc 256 threads 2"), cut to size bytes with its 0.
+/// One line on what was chosen ("avx512 14x32 mc 504 kc 256 threads 2"; with "back" and the backward pass's blocks
+/// where they differ), cut to size bytes with its 0.
 LOD_API void lod_plan_describe(const lod_plan *plan, char *text, size_t size);
+
+/// The most seconds that making one plan may measure for, in this process, whatever its rigor; negative: no limit,
+/// which is how a process starts. The best of what was measured so far is taken.
+LOD_API void lod_plan_time_limit(double seconds);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Wisdom: choices that were measured, kept for later plans of the process and, in files, for later processes
+
+/// Counts of tokens are rounded up to powers of two in it, and ranks do not matter: plans of about the same shape share
+/// an entry. A file is readable text, sorted, for one build, one instruction set, one machine and one number of threads
+/// (0: lod_default_threads()): load refuses one of anything else as a whole, and says why.
+
+/// The file that load and save take for NULL: the environment variable LODROP_WISDOM, else
+/// lodrop/wisdom.<isa>.<threads> in XDG_CACHE_HOME or ~/.cache.
+LOD_API lod_status lod_wisdom_path(unsigned threads, char *path, size_t size, lod_error *err);
+LOD_API lod_status lod_wisdom_load(const char *path, unsigned threads, lod_error *err);
+/// Adds to what the file holds, under a lock, and renames the whole into place; makes the folder. A file that load
+/// would refuse is replaced, one that is no wisdom at all is an error.
+LOD_API lod_status lod_wisdom_save(const char *path, unsigned threads, lod_error *err);
+LOD_API void lod_wisdom_forget(void);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Frozen weights

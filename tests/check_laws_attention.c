@@ -30,8 +30,8 @@ static attention_outputs run_blocks(const attention_case *t, size_t query_block,
     lod_plan *plan, changed;
     CHECK_THAT(lod_plan_attention(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
     changed = *plan;
-    changed.query_block = query_block;
-    changed.workspace = lod_attention_workspace(&changed);
+    changed.choice.query_block = query_block;
+    lod_plan_settle(&changed);
     lod_plan_free(plan);
     return attention_case_run_on(t, &changed, 1);
 }

@@ -1,8 +1,9 @@
 #!/bin/sh
-# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl and FOLDER/drop.
+# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl, FOLDER/drop and
+# FOLDER/wisdom.
 set -eu
 out=$1
-mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop"
+mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop" "$out/wisdom"
 
 # tensors NAME HEADER DATA: the header's length as 8 bytes, the header, the data
 tensors() {
@@ -36,3 +37,9 @@ printf 'lora_input:element:0.1' > "$out/drop/input"
 printf 'attn_logit:column:0.1:none:12-23' > "$out/drop/range"
 printf 'attn_weight:span:0.25:renormalise-nograd:later-half' > "$out/drop/half"
 printf 'attn_weight:element:1e-3:inverted:7' > "$out/drop/layer"
+
+lowrank='lowrank n_in=576 n_out=1536 tokens=1024: measured, forward 6x16 mc 258 kc 288 columns, backward 6x16 mc 258 kc 512 tokens'
+attention='attention heads=9 kv_heads=3 head_dim=64 keys=256 queries=256: exhausted, 6x16 queries 66'
+loss='loss n_in=576 vocabulary=49152 tokens=1024: measured, forward 6x16 mc 90 kc 288 columns, backward 6x16 mc 90 kc 512 columns'
+printf '%s\n' "$lowrank" > "$out/wisdom/lowrank"
+printf '%s\n%s\n%s\n' "$attention" "$loss" "$lowrank" > "$out/wisdom/all"

@@ -1,0 +1,89 @@
+// What a plan may choose: ceilings that cut its shape into the same blocks are one candidate.
+#include "plan.h"
+
+static const size_t depths[] = {512, 384, 256, 192, 128, 64};
+static const size_t heights[] = {1024, 512, 384, 256, 192, 128, 96, 64, 48, 32};
+static const size_t query_blocks[] = {32, 48, 64, 80, 96, 128, 192};
+
+#define COUNT_OF(list) (sizeof(list) / sizeof *(list))
+
+static bool same_blocks(const lod_blocks *a, const lod_blocks *b) {
+    return a->tile == b->tile && a->mc == b->mc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
+}
+
+static bool same_choice(const lod_choice *a, const lod_choice *b) {
+    return same_blocks(&a->forward, &b->forward) && same_blocks(&a->backward, &b->backward) && a->tile == b->tile &&
+           a->query_block == b->query_block;
+}
+
+typedef struct candidates {
+    const lod_plan *plan;
+    lod_plan_part part;
+    unsigned axes;
+    lod_choice *list;
+    size_t count;
+} candidates;
+
+static void add(candidates *c, const lod_choice *choice) {
+    for (size_t i = 0; i < c->count; i++) {
+        if (same_choice(&c->list[i], choice)) return;
+    }
+    if (c->count < LOD_CANDIDATES_MOST) c->list[c->count++] = *choice;
+}
+
+static void add_blocks(candidates *c, lod_blocks blocks) {
+    const bool forward = c->part == LOD_PART_FORWARD;
+    const lod_product_shape product = lod_product_shape_of(c->plan, forward);
+    lod_choice choice = c->plan->choice;
+    *(forward ? &choice.forward : &choice.backward) = lod_fit_blocks(blocks, &product);
+    add(c, &choice);
+}
+
+// All of the axes that are asked for, with this tile.
+static void add_blocks_of(candidates *c, lod_blocks blocks) {
+    const size_t own_depth = blocks.kc, own_height = blocks.mc;
+    const bool depth = c->axes & LOD_AXIS_DEPTH, height = c->axes & LOD_AXIS_HEIGHT;
+    for (size_t k = 0; k < (depth ? COUNT_OF(depths) : 1); k++) {
+        for (size_t m = 0; m < (height ? COUNT_OF(heights) : 1); m++) {
+            blocks.kc = depth ? depths[k] : own_depth;
+            blocks.mc = height ? heights[m] : own_height;
+            add_blocks(c, blocks);
+            if (!(c->axes & LOD_AXIS_CUT) || c->plan->threads == 1) continue;
+            blocks.cut_tokens = !blocks.cut_tokens;
+            add_blocks(c, blocks);
+            blocks.cut_tokens = !blocks.cut_tokens;
+        }
+    }
+}
+
+static void add_query_blocks_of(candidates *c, const lod_kernel *tile) {
+    lod_choice choice = c->plan->choice;
+    const size_t own = choice.query_block;
+    const bool height = c->axes & LOD_AXIS_HEIGHT;
+    choice.tile = tile;
+    for (size_t i = 0; i < (height ? COUNT_OF(query_blocks) : 1); i++) {
+        choice.query_block = lod_round_up(height ? query_blocks[i] : own, tile->mr);
+        add(c, &choice);
+    }
+}
+
+size_t lod_candidates(const lod_plan *plan, lod_plan_part part, unsigned axes, lod_choice list[LOD_CANDIDATES_MOST]) {
+    candidates c = {.plan = plan, .part = part, .axes = axes, .list = list};
+    const bool attention = part == LOD_PART_ATTENTION;
+    const lod_op op = attention ? LOD_OP_attention_tile_f32 : LOD_OP_lowrank_tile_f32;
+    const lod_blocks own = part == LOD_PART_FORWARD ? plan->choice.forward : plan->choice.backward;
+    const lod_kernel *own_tile = attention ? plan->choice.tile : own.tile;
+    size_t count;
+    const lod_kernel *kernels = lod_kernels(&count);
+    add(&c, &plan->choice);
+    for (const lod_kernel *tile = kernels; tile < kernels + count; tile++) {
+        if (tile->op != op || tile->isa != plan->isa) continue;
+        if (tile != own_tile && !(axes & LOD_AXIS_TILE)) continue;
+        if (attention) {
+            add_query_blocks_of(&c, tile);
+        } else {
+            add_blocks_of(&c, (lod_blocks){.tile = tile, .mc = own.mc, .kc = own.kc, .cut_tokens = own.cut_tokens});
+        }
+    }
+    return c.count;
+}

@@ -1,0 +1,294 @@
+// lodrop-tune: plans shapes once, prints the estimate against what won, and keeps the winners as wisdom.
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tune.h"
+
+static const char usage[] =
+    "usage: lodrop-tune --model DIR [--batch-size N] [--max-length N] [options]\n"
+    "       lodrop-tune --shapes FILE [options]\n"
+    "\n"
+    "Measures which kernels and block sizes are fastest here, prints the estimate against the winner, and keeps the\n"
+    "winners as wisdom, which lodrop-train and every lod_plan_* call after lod_wisdom_load use. A plan changes time,\n"
+    "never results.\n"
+    "\n"
+    "  --model DIR       the shapes of a Hugging Face folder of a Llama model, in training\n"
+    "  --batch-size N    examples of a batch (8)\n"
+    "  --max-length N    tokens of an example (512)\n"
+    "  --shapes FILE     lines `name tokens n_in n_out rank` and `attention name tokens heads kv_heads head_dim`\n"
+    "  --rigor NAME      estimate: only print; measure (the default): one setting after the other; exhaustive: all\n"
+    "                    combinations; audit: plan at all three and measure their choices against each other\n"
+    "  --threads N       default 0: as many as this process may use\n"
+    "  --time-limit S    seconds for the whole of it; the best that was measured by then is kept\n"
+    "  --wisdom FILE     where to keep it (default: LODROP_WISDOM, else lodrop/wisdom.<isa>.<threads> in the user's\n"
+    "                    cache folder)\n"
+    "  --version         the version\n"
+    "\n"
+    "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n";
+
+enum { ROUNDS = 9, RIGORS = 3 };
+typedef enum mode { MODE_ESTIMATE, MODE_MEASURE, MODE_EXHAUSTIVE, MODE_AUDIT, MODES } mode;
+static const char *const mode_texts[MODES] = {"estimate", "measure", "exhaustive", "audit"};
+
+typedef struct options {
+    const char *model, *shapes, *wisdom;
+    size_t examples, length;
+    mode mode;
+    unsigned threads;
+    double time_limit; // negative: none
+} options;
+
+static _Noreturn void bad_usage(void) {
+    fputs(usage, stderr);
+    exit(2);
+}
+
+static _Noreturn void fail(const lod_error *err) {
+    fprintf(stderr, "lodrop-tune: %s: %s\n", err->field, err->text);
+    exit(err->code == LOD_NO_MEMORY || err->code == LOD_FILE ? 3 : 1);
+}
+
+// --- The command line ---
+
+static size_t number_of(const char *option, const char *text, size_t least, size_t most) {
+    char *end;
+    unsigned long long value = strtoull(text, &end, 10);
+    if (*text < '0' || *text > '9' || *end || value < least || value > most) {
+        fprintf(stderr, "lodrop-tune: %s: %s is not in %zu..%zu\n", option, text, least, most);
+        exit(1);
+    }
+    return (size_t)value;
+}
+
+static double seconds_of(const char *text) {
+    char *end;
+    double value = strtod(text, &end);
+    if (end == text || *end || !(value >= 0 && value <= 1e9)) {
+        fprintf(stderr, "lodrop-tune: --time-limit: %s is not in 0..1e9\n", text);
+        exit(1);
+    }
+    return value;
+}
+
+static mode mode_of(const char *text) {
+    for (mode m = 0; m < MODES; m++) {
+        if (strcmp(text, mode_texts[m]) == 0) return m;
+    }
+    fprintf(stderr, "lodrop-tune: --rigor: %s is not estimate, measure, exhaustive or audit\n", text);
+    exit(1);
+}
+
+static void set_option(options *o, const char *name, const char *value) {
+    if (strcmp(name, "--model") == 0) {
+        o->model = value;
+    } else if (strcmp(name, "--shapes") == 0) {
+        o->shapes = value;
+    } else if (strcmp(name, "--wisdom") == 0) {
+        o->wisdom = value;
+    } else if (strcmp(name, "--batch-size") == 0) {
+        o->examples = number_of(name, value, 1, 65536);
+    } else if (strcmp(name, "--max-length") == 0) {
+        o->length = number_of(name, value, 2, 1048576);
+    } else if (strcmp(name, "--threads") == 0) {
+        o->threads = (unsigned)number_of(name, value, 0, 1024);
+    } else if (strcmp(name, "--rigor") == 0) {
+        o->mode = mode_of(value);
+    } else if (strcmp(name, "--time-limit") == 0) {
+        o->time_limit = seconds_of(value);
+    } else {
+        bad_usage();
+    }
+}
+
+static options parse(int argc, char **argv) {
+    options o = {.examples = 8, .length = 512, .mode = MODE_MEASURE, .time_limit = -1};
+    for (int i = 1; i < argc; i += 2) { // every option but these two has a value
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "--version") == 0) {
+            fputs(argv[i][2] == 'h' ? usage : "lodrop-tune " LOD_VERSION "\n", stdout);
+            exit(0);
+        }
+        if (i + 1 == argc) bad_usage();
+        set_option(&o, argv[i], argv[i + 1]);
+    }
+    if (!o.model == !o.shapes) bad_usage();
+    if (!o.threads) o.threads = lod_default_threads();
+    return o;
+}
+
+// --- Planning ---
+
+static double clock_seconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+void tune_add(tune_shapes *shapes, const tune_shape *shape) {
+    tune_shape *list = realloc(shapes->list, (shapes->count + 1) * sizeof *list);
+    if (!list) {
+        fputs("lodrop-tune: no memory for the list of shapes\n", stderr);
+        exit(3);
+    }
+    list[shapes->count] = *shape;
+    *shapes = (tune_shapes){.list = list, .count = shapes->count + 1};
+}
+
+static lod_plan plan_shape(const tune_shape *s, unsigned threads, lod_rigor rigor) {
+    lod_plan *plan, copy;
+    lod_error err;
+    lod_status status = LOD_OK;
+    if (s->kind == LOD_PLAN_LOWRANK) {
+        status = lod_plan_lowrank(&s->shape.lowrank, threads, rigor, &plan, &err);
+    } else if (s->kind == LOD_PLAN_ATTENTION) {
+        status = lod_plan_attention(&s->shape.attention, threads, rigor, &plan, &err);
+    } else {
+        status = lod_plan_loss(&s->shape.loss, threads, rigor, &plan, &err);
+    }
+    if (status != LOD_OK) fail(&err);
+    copy = *plan;
+    lod_plan_free(plan);
+    return copy;
+}
+
+// --- What is printed ---
+
+static void print_choice(const lod_choice *c, lod_plan_part part) {
+    char text[64];
+    if (part == LOD_PART_ATTENTION) {
+        snprintf(text, sizeof text, "%ux%u queries %zu", c->tile->mr, c->tile->nr, c->query_block);
+    } else {
+        const lod_blocks *b = part == LOD_PART_FORWARD ? &c->forward : &c->backward;
+        snprintf(text, sizeof text, "%ux%u mc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->kc,
+                 b->cut_tokens ? "tokens" : "columns");
+    }
+    printf("  %-30s", text);
+}
+
+static int ascending(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *list) {
+    qsort(list, ROUNDS, sizeof *list, ascending);
+    return list[ROUNDS / 2];
+}
+
+// Runs the choices in turns; seconds[i] becomes the median of choice i, gain[i] that of the ratios of the first to it.
+static void measure(const lod_plan *class, lod_plan_part part, const lod_choice *choices, size_t count,
+                    double seconds[RIGORS], double gain[RIGORS]) {
+    double all[RIGORS][ROUNDS], ratios[ROUNDS];
+    lod_trial *trial = lod_trial_make(class, part);
+    if (!trial) fail(&(lod_error){LOD_NO_MEMORY, "shapes", "no memory to measure on"});
+    for (size_t round = 0; round <= ROUNDS; round++) { // the first one warms up
+        for (size_t i = 0; i < count; i++) all[i][round ? round - 1 : 0] = lod_trial_run(trial, &choices[i], 2) / 2;
+    }
+    lod_trial_free(trial);
+    for (size_t i = 0; i < count; i++) {
+        for (size_t round = 0; round < ROUNDS; round++) ratios[round] = all[0][round] / all[i][round];
+        gain[i] = median(ratios);
+    }
+    for (size_t i = 0; i < count; i++) seconds[i] = median(all[i]);
+}
+
+// One line: the choices in the order of rigor, the first with its time, the others with what they gain on it.
+static void print_part(const char *name, const char *pass, const lod_plan *plan, lod_plan_part part,
+                       const lod_choice *choices, size_t count) {
+    double seconds[RIGORS], gain[RIGORS];
+    lod_plan class = lod_plan_class(plan);
+    measure(&class, part, choices, count, seconds, gain);
+    printf("%-22s %-8s", name, pass);
+    for (size_t i = 0; i < count; i++) {
+        print_choice(&choices[i], part);
+        if (i == 0) {
+            printf(" %9.3f ms", seconds[0] * 1e3);
+        } else {
+            printf(" %6.3f x", gain[i]);
+        }
+    }
+    printf("\n");
+    fflush(stdout);
+}
+
+static void tune(const tune_shape *s, const options *o) {
+    static const lod_rigor rigors[MODES][RIGORS] = {
+        [MODE_MEASURE] = {LOD_ESTIMATE, LOD_MEASURE},
+        [MODE_EXHAUSTIVE] = {LOD_ESTIMATE, LOD_EXHAUSTIVE},
+        [MODE_AUDIT] = {LOD_ESTIMATE, LOD_MEASURE, LOD_EXHAUSTIVE},
+    };
+    const size_t count = o->mode == MODE_ESTIMATE ? 1 : o->mode == MODE_AUDIT ? 3 : 2;
+    lod_choice choices[RIGORS];
+    lod_plan plan = {0};
+    for (size_t i = 0; i < count; i++) {
+        plan = plan_shape(s, o->threads, rigors[o->mode][i]);
+        if (i == 0) { // wisdom answers even an estimate
+            plan = lod_plan_class(&plan);
+            lod_estimate(&plan);
+            lod_plan_settle(&plan);
+        }
+        choices[i] = plan.choice;
+    }
+    if (s->kind == LOD_PLAN_ATTENTION) {
+        print_part(s->name, "", &plan, LOD_PART_ATTENTION, choices, count);
+    } else {
+        print_part(s->name, "forward", &plan, LOD_PART_FORWARD, choices, count);
+        print_part(s->name, "backward", &plan, LOD_PART_BACKWARD, choices, count);
+    }
+}
+
+// --- Wisdom ---
+
+static void load_wisdom(const options *o) {
+    lod_error err;
+    lod_status status = lod_wisdom_load(o->wisdom, o->threads, &err);
+    if (status == LOD_BAD_WISDOM) fprintf(stderr, "lodrop-tune: %s: %s; starts anew\n", err.field, err.text);
+    if (status == LOD_NO_MEMORY) fail(&err);
+}
+
+static void save_wisdom(const options *o) {
+    char path[4096];
+    lod_error err;
+    if (lod_wisdom_save(o->wisdom, o->threads, &err) != LOD_OK) fail(&err);
+    if (!o->wisdom && lod_wisdom_path(o->threads, path, sizeof path, &err) != LOD_OK) fail(&err);
+    printf("wisdom: %s\n", o->wisdom ? o->wisdom : path);
+}
+
+static void read_shapes(tune_shapes *shapes, const options *o) {
+    if (o->shapes) {
+        tune_read_shapes(shapes, o->shapes);
+        return;
+    }
+#ifdef LODROP_TRAINER
+    tune_read_model(shapes, o->model, o->examples, o->length);
+#else
+    fputs("lodrop-tune: --model: this build has no trainer, which reads models\n", stderr);
+    exit(1);
+#endif
+}
+
+int main(int argc, char **argv) {
+    const options o = parse(argc, argv);
+    const double begin = clock_seconds();
+    const char *isa;
+    lod_error err;
+    tune_shapes shapes = {0};
+    if (lod_isa_name(&isa, &err) != LOD_OK) fail(&err);
+    read_shapes(&shapes, &o);
+    if (o.mode != MODE_AUDIT) load_wisdom(&o); // an audit measures anew
+    printf("%s, threads %u: %s\n", isa, o.threads, mode_texts[o.mode]);
+    for (size_t i = 0; i < shapes.count; i++) {
+        double left = o.time_limit - (clock_seconds() - begin);
+        if (o.time_limit >= 0) lod_plan_time_limit(left > 0 ? left / (double)(shapes.count - i) : 0);
+        tune(&shapes.list[i], &o);
+    }
+    if (o.mode != MODE_ESTIMATE) save_wisdom(&o);
+    printf("%.1f s\n", clock_seconds() - begin);
+    free(shapes.list);
+    if (fflush(stdout) != 0 || ferror(stdout)) {
+        fputs("lodrop-tune: standard output: cannot write\n", stderr);
+        return 3;
+    }
+    return 0;
+}
