@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "wisdom.h"
+#include "wisdom_entries.h"
 
 enum { TOKENS_MOST = 1024, KEYS_MOST = 2048 }; // beyond these no choice depends on how many there are
 

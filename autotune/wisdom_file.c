@@ -9,7 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "wisdom.h"
+#include "wisdom_entries.h"
 
 enum { PATH_SIZE = 4096, FILE_MOST = 4 << 20 };
 static const char FIRST_LINE[] = "lodrop wisdom ";

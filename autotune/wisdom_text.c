@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "wisdom.h"
+#include "wisdom_entries.h"
 
 enum { BLOCKS_TEXT = 64 };
 

@@ -35,7 +35,8 @@ static void print_text(const facts *f) {
         if (lod_cpu_has(isa)) printf(" %s", lod_isa_text(isa));
     }
     printf("\nthreads  %u (%s)\n", f->threads, f->threads_why);
-    printf("caches   L1d %zu KiB, L2 %zu KiB (%s)\n\n", f->machine->l1d >> 10, f->machine->l2 >> 10, f->machine->source);
+    printf("caches   L1d %zu KiB, L2 %zu KiB (%s)\n\n", f->machine->l1d >> 10, f->machine->l2 >> 10,
+           f->machine->source);
     printf("%-20s %s\n", "operation", "variants (* in use, - not on this CPU)");
     for (lod_op op = 0; op < LOD_OP_COUNT; op++) {
         printf("%-20s", lod_op_text(op));

@@ -76,9 +76,10 @@ static void run_strip(const lod_product *p, lod_range tokens, size_t k0, size_t 
             tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
                 .m = lod_min(mr, tokens.end - t), .n = lod_min(nr, n - column - j), .k = k, .r = p->r,
                 .x = x + (t - tokens.begin) * LOD_X_LD, .w = w + j, .ldpanel = ldpanel,
-                .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL, .ldb = width_of(p),
-                .keep = p->keep ? p->keep + t * p->ldkeep : NULL, .ldkeep = p->ldkeep, .keep_col = column + j,
-                .inv = p->inv, .first = k0 == 0, .c = p->c + t * p->ldc + column + j, .ldc = p->ldc});
+                .u = p->r ? p->u + t * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL,
+                .ldb = width_of(p), .keep = p->keep ? p->keep + t * p->ldkeep : NULL, .ldkeep = p->ldkeep,
+                .keep_col = column + j, .inv = p->inv, .first = k0 == 0, .c = p->c + t * p->ldc + column + j,
+                .ldc = p->ldc});
         }
     }
 }

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "check.h"
-#include "wisdom.h"
+#include "wisdom_entries.h"
 
 #define COUNT_OF(list) (sizeof(list) / sizeof *(list))
 

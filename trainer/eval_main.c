@@ -3,6 +3,7 @@
 
 #include "evaluate.h"
 #include "options.h"
+#include "wisdom.h"
 
 struct eval_options {
     char model[OPTION_TEXT_SIZE], adapter[OPTION_TEXT_SIZE], data[OPTION_TEXT_SIZE], dump_logits[OPTION_TEXT_SIZE];
@@ -59,7 +60,7 @@ static bool load(struct eval_run *r, struct eval_options *o, bool length_asked, 
     struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = c->vocab_size};
     return tokenizer_load(&r->tokenizer, o->model, f) && tokenizer_fits(r->tokenizer, c->vocab_size, f) &&
            dataset_read(&r->data, o->data, r->tokenizer, &limits, f) &&
-           (!*o->adapter || load_adapter(r, o->adapter, f));
+           wisdom_read((unsigned)o->threads, f) && (!*o->adapter || load_adapter(r, o->adapter, f));
 }
 
 static bool print(const struct evaluation *e, bool as_json, fault *f) {

@@ -44,6 +44,7 @@ struct llama_limits {
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches
     unsigned threads;
+    lod_rigor rigor; // of its plans
 };
 
 struct llama;

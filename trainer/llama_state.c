@@ -132,7 +132,7 @@ static bool plan_linears(struct llama *l, fault *f) {
         lod_lowrank_shape shape = {.rank = adapted ? l->lora->rank : 0, .tokens = l->limits.tokens};
         model_linear_shape(c, i, &shape.n_in, &shape.n_out);
         lod_error err;
-        lod_status s = lod_plan_lowrank(&shape, l->limits.threads, LOD_ESTIMATE, &l->linear[i], &err);
+        lod_status s = lod_plan_lowrank(&shape, l->limits.threads, l->limits.rigor, &l->linear[i], &err);
         if (!library_done(s, &err, f)) {
             return false;
         }
@@ -143,14 +143,15 @@ static bool plan_linears(struct llama *l, fault *f) {
 static bool plan_rest(struct llama *l, fault *f) {
     const struct model_config *c = &l->model->config;
     unsigned threads = l->limits.threads;
+    lod_rigor rigor = l->limits.rigor, logits_rigor = l->limits.mode == LLAMA_FORWARD ? rigor : LOD_ESTIMATE;
     lod_attention_shape attention = {
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .keys = l->limits.length};
     lod_loss_shape loss = {.n_in = c->hidden_size, .vocabulary = c->vocab_size, .tokens = l->limits.targets};
     lod_lowrank_shape logits = {.n_in = c->hidden_size, .n_out = c->vocab_size, .tokens = l->limits.targets};
     lod_error err;
-    return library_done(lod_plan_attention(&attention, threads, LOD_ESTIMATE, &l->attention, &err), &err, f) &&
-           library_done(lod_plan_loss(&loss, threads, LOD_ESTIMATE, &l->loss, &err), &err, f) &&
-           library_done(lod_plan_lowrank(&logits, threads, LOD_ESTIMATE, &l->logits, &err), &err, f) &&
+    return library_done(lod_plan_attention(&attention, threads, rigor, &l->attention, &err), &err, f) &&
+           library_done(lod_plan_loss(&loss, threads, rigor, &l->loss, &err), &err, f) &&
+           library_done(lod_plan_lowrank(&logits, threads, logits_rigor, &l->logits, &err), &err, f) &&
            library_done(lod_plan_rowwise(threads, &l->rowwise, &err), &err, f);
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "train.h"
+#include "wisdom.h"
 
 // --- Data ---
 
@@ -127,10 +128,30 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
     return true;
 }
 
+// With --tune what was measured is kept; where that fails, only the next run has to measure again.
+static bool open_llama(struct training *t, const struct llama_limits *limits, fault *f) {
+    char path[FILE_PATH_MAX];
+    const double begin = report_clock();
+    if (!wisdom_read(limits->threads, f) || !llama_open(&t->llama, &t->model, &t->lora, limits, f)) {
+        return false;
+    }
+    if (limits->rigor != LOD_ESTIMATE) {
+        fault unkept;
+        bool kept = wisdom_write(limits->threads, path, sizeof path, &unkept);
+        report_line(&t->report, "plans measured in %.1f s, %s %s", report_clock() - begin,
+                    kept ? "kept in" : "not kept:", kept ? path : unkept.text);
+    }
+    return true;
+}
+
 static bool take_memory(struct training *t, fault *f) {
     const struct train_options *o = t->options;
     struct llama_limits limits = {
-        .mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP, .threads = (unsigned)o->threads, .dropouts = t->dropouts};
+        .mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP,
+        .threads = (unsigned)o->threads,
+        .rigor = o->tune ? LOD_MEASURE : LOD_ESTIMATE,
+        .dropouts = t->dropouts,
+    };
     if (!measure_batch(t, &limits, f)) {
         return false;
     }
@@ -140,7 +161,7 @@ static bool take_memory(struct training *t, fault *f) {
         return fault_memory(f, "the order of the examples");
     }
     return batch_make(&t->batch, limits.tokens, (size_t)o->batch_size, f) &&
-           llama_open(&t->llama, &t->model, &t->lora, &limits, f);
+           open_llama(t, &limits, f);
 }
 
 bool training_load(struct training *t, const char *checkpoint, fault *f) {

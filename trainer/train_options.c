@@ -42,6 +42,8 @@ static const struct option LIST[] = {
     {"max-grad-norm", OPTION_NUMBER, AT(max_grad_norm), 0, 1e300, "X", "clips the gradient (default 1; 0: never)"},
     {"seed", OPTION_INTEGER, AT(seed), 0, 9.2e18, "N", "of masks, first values and order (default 0)"},
     {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
+    {"tune", OPTION_SWITCH, AT(tune), 0, 0, NULL,
+     "measure first which kernels are fastest, and remember it (lodrop-tune); the same bits"},
     {"recompute", OPTION_SWITCH, AT(recompute), 0, 0, NULL, "less memory for more time, the same bits"},
     {"save-steps", OPTION_INTEGER, AT(save_steps), 0, UNBOUNDED, "N", "leave OUTPUT/checkpoint every N steps"},
     {"stop-after", OPTION_INTEGER, AT(stop_after), 0, UNBOUNDED, "N",
@@ -110,7 +112,8 @@ static bool is_input_dropout(const struct dropout_method *method) {
 static bool may_change(const char *name) {
     static const char *const list[] = {"model",      "data",    "output",       "eval-data",
                                        "adapter",    "threads", "recompute",    "save-steps",
-                                       "stop-after", "resume",  "print-config", "dump-gradients"};
+                                       "stop-after", "resume",  "print-config", "dump-gradients",
+                                       "tune"};
     for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
         if (strcmp(name, list[i]) == 0) {
             return true;

@@ -14,7 +14,7 @@ struct train_options {
     struct option_list drop;
     int64_t lora_r, max_length, batch_size, grad_accum, epochs, max_steps, seed, threads, save_steps, stop_after;
     double lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
-    bool mask_per_kv_head, use_rslora, recompute, resume, print_config;
+    bool tune, mask_per_kv_head, use_rslora, recompute, resume, print_config;
     bool default_length; // max_length was not asked for
 };
 

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "wisdom.h"
+#include "wisdom_entries.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

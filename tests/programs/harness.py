@@ -53,8 +53,9 @@ def command(program, *arguments, build=BUILD, emulator=()):
 
 
 def environment(isa=None):
-    """The caller's, but for the instruction set: the programs choose it unless one is given."""
+    """The caller's, but for the instruction set, which the programs choose unless one is given, and for wisdom."""
     values = {name: value for name, value in os.environ.items() if name != "LODROP_ISA"}
+    values["LODROP_WISDOM"] = str(BUILD / "no-wisdom")
     return {**values, "LODROP_ISA": isa} if isa else values
 
 

@@ -1,6 +1,6 @@
 // The inside of wisdom: entries, and their text.
-#ifndef LOD_WISDOM_H
-#define LOD_WISDOM_H
+#ifndef LOD_WISDOM_ENTRIES_H
+#define LOD_WISDOM_ENTRIES_H
 
 #include "plan.h"
 
