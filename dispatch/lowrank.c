@@ -8,7 +8,7 @@
 #include "philox.h"
 #include "product.h"
 
-enum { GROUP_TOKENS = 32, GRAD_COLUMNS = 128 };
+enum { GROUP_TOKENS = 48, GRAD_COLUMNS = 128 }; // whole tiles of 3 and of 4 tokens
 
 // One call, with what its checks derived.
 typedef struct call {
@@ -21,6 +21,8 @@ typedef struct call {
     uint8_t *keep; // [tokens][ldkeep] bits, NULL where nothing is dropped
     size_t ldkeep;
     float *du;      // [tokens][rank]
+    float *rows;    // [rank][ldrows]: A, backward B', at a distance that is no power of two
+    size_t ldrows;
     float *scratch; // the rest of the workspace
 } call;
 
@@ -36,11 +38,23 @@ static size_t du_bytes(const lod_lowrank_shape *shape) {
     return lod_round_up(shape->tokens * shape->rank * sizeof(float), 64);
 }
 
+// The distance of copied rows of A or B': an odd number of cache lines.
+static size_t padded(size_t n) {
+    return lod_round_up(n, 32) + 16;
+}
+
+static size_t rows_bytes(const lod_lowrank_shape *shape) {
+    return shape->rank * padded(shape->n_in > shape->n_out ? shape->n_in : shape->n_out) * sizeof(float);
+}
+
+// Scratch is the product's, or the copied rows (before it), or leaves of gradients (after it).
 size_t lod_lowrank_workspace(const lod_plan *plan) {
     const lod_lowrank_shape *shape = &plan->shape.lowrank;
-    size_t product = lod_product_workspace(plan);
+    size_t scratch = lod_product_workspace(plan), rows = rows_bytes(shape);
     size_t leaves = plan->threads * shape->rank * GRAD_COLUMNS * sizeof(float);
-    return keep_bytes(shape) + du_bytes(shape) + (product > leaves ? product : leaves);
+    if (scratch < rows) scratch = rows;
+    if (scratch < leaves) scratch = leaves;
+    return keep_bytes(shape) + du_bytes(shape) + scratch;
 }
 
 // --- Phase 1: masks, and U or dU, for one group of tokens ---
@@ -66,25 +80,32 @@ static void rank_group(void *context, size_t group) {
     const lod_lowrank_shape *shape = &c->plan->shape.lowrank;
     size_t t = group * GROUP_TOKENS, count = lod_min(GROUP_TOKENS, c->tokens - t);
     if (c->keep) draw_masks(c, t, t + count);
-    lod_rank_dot_args dot = {.tokens = count, .r = a->rank, .ldu = a->rank};
+    lod_rank_dot_args dot = {.tokens = count, .r = a->rank, .a = c->rows, .lda = c->ldrows, .ldu = a->rank};
     if (c->backward) {
         dot.x = a->dy + t * a->lddy, dot.ldx = a->lddy, dot.n = shape->n_out;
-        dot.a = a->bt, dot.lda = shape->n_out;
         dot.scale = (float)a->scale;
         dot.u = c->du + t * a->rank;
     } else {
         dot.x = a->x + t * a->ldx, dot.ldx = a->ldx, dot.n = shape->n_in;
         dot.keep = c->keep ? c->keep + t * c->ldkeep : NULL, dot.ldkeep = c->ldkeep;
-        dot.a = a->a, dot.lda = shape->n_in;
         dot.scale = (float)(a->scale * c->inv);
         dot.u = a->u + t * a->rank;
     }
     lod_kernel_find(LOD_OP_rank_dot_f32, c->plan->isa)->fn.rank_dot_f32(&dot);
 }
 
+static void copy_rows(call *c) {
+    const float *from = c->backward ? c->args->bt : c->args->a;
+    const size_t n = c->backward ? c->plan->shape.lowrank.n_out : c->plan->shape.lowrank.n_in;
+    c->rows = c->scratch;
+    c->ldrows = padded(n);
+    for (size_t q = 0; q < c->args->rank; q++) memcpy(c->rows + q * c->ldrows, from + q * n, n * sizeof(float));
+}
+
 static void rank_phase(call *c) {
-    size_t groups = lod_div_up(c->tokens, GROUP_TOKENS);
-    if (c->args->rank) lod_parallel(c->plan->threads, groups, rank_group, c);
+    if (!c->args->rank) return;
+    copy_rows(c);
+    lod_parallel(c->plan->threads, lod_div_up(c->tokens, GROUP_TOKENS), rank_group, c);
 }
 
 // --- Phase 3 of backward: leaves of dA and dB' ---

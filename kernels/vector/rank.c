@@ -1,17 +1,16 @@
 // The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
-// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. Both copy a block of X that fits the
-// first cache, masked (dropped cells become +0 by selection) and padded to whole vectors, and then run a register tile
-// over it for every group of ranks, so that a mask is expanded once and tiles know neither masks nor column tails.
-// Tiles of 8, 4, 2 and 1 ranks are one inline function with a constant; accumulators have names because gcc spills
-// arrays of them.
+// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. A block of X is copied where it has a
+// mask (dropped cells become +0 by selection), does not end on a vector, or is read across its rows (their distance may
+// be a power of two); then a register tile runs over it for every group of ranks, so that tiles know neither masks nor
+// column tails. Tiles of 8, 4, 2 and 1 ranks are one inline function with a constant; accumulators have names because
+// gcc spills arrays of them.
 #include <string.h>
 
 #include "kernels.h"
 #include "lanes.h"
 
 enum {
-    DOT_BLOCK_TOKENS = 2 * LOD_DOT_TOKENS,
-    DOT_BLOCK_RANKS = 16,
+    DOT_BLOCK_RANKS = 8, // their rows of A, DOT_BLOCK_DEPTH of them at a time, take a quarter of the first cache
     DOT_BLOCK_DEPTH = 256,
     DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
     GRAD_BLOCK_TOKENS = 64,
@@ -34,21 +33,26 @@ LOD_INLINE void copy_kept(const float *x, const uint8_t *keep, size_t n, float *
 // rank_dot: lanes over k
 
 // sum[t][q] += x[t][k] a[q][k] over the lanes of one register, k = 0, 16, .. < n, for the tokens of a tile and `ranks`
-// rows of a. One lane group at a time, so that a tile of 3 or 4 tokens fits narrow registers too:
+// rows of a; first: sums start at +0. One lane group at a time, so that a tile of 3 or 4 tokens fits narrow registers
+// too:
 //
 //              a[0] a[1] a[2] a[3]      one register each, in turn
 //      x[0]    s00  s01  s02  s03
 //      x[1]    s10  s11  s12  s13
 //      x[2]    s20  s21  s22  s23
 //      x[3]    s30  s31  s32  s33       only where there are registers for a fourth token
-LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, int ranks, float *sum) {
+LOD_INLINE void dot_tile(const float *x, size_t ldx, const float *a, size_t lda, size_t n, int ranks, bool first,
+                         float *sum) {
     const bool four = LOD_DOT_TOKENS == 4;
     float *sum1 = sum + DOT_SUMS, *sum2 = sum + 2 * DOT_SUMS, *sum3 = sum + (four ? 3 : 2) * DOT_SUMS;
 #define DOT_RANKS(M) M(0) M(1) M(2) M(3)
 #define DOT_LOAD(q)                                                                                                    \
     const size_t at##q = q < ranks ? 16 * q : 0;                                                                       \
-    part s0##q = part_load(sum + at##q), s1##q = part_load(sum1 + at##q);                                              \
-    part s2##q = part_load(sum2 + at##q), s3##q = part_load(sum3 + at##q);
+    part s0##q = part_zero(), s1##q = part_zero(), s2##q = part_zero(), s3##q = part_zero();                           \
+    if (q < ranks && !first) {                                                                                         \
+        s0##q = part_load(sum + at##q), s1##q = part_load(sum1 + at##q);                                               \
+        s2##q = part_load(sum2 + at##q), s3##q = part_load(sum3 + at##q);                                              \
+    }
 #define DOT_STEP(q)                                                                                                    \
     if (q < ranks) {                                                                                                   \
         part aq = part_load(a + q * lda + k);                                                                          \
@@ -68,25 +72,26 @@ LOD_INLINE void dot_tile(const float *x, const float *a, size_t lda, size_t n, i
     }
     DOT_RANKS(DOT_LOAD)
     for (size_t k = 0; k + 16 <= n; k += 16) {
-        part x0 = part_load(x + k), x1 = part_load(x + DOT_BLOCK_DEPTH + k);
-        part x2 = part_load(x + 2 * DOT_BLOCK_DEPTH + k), x3 = four ? part_load(x + 3 * DOT_BLOCK_DEPTH + k) : x2;
+        part x0 = part_load(x + k), x1 = part_load(x + ldx + k), x2 = part_load(x + 2 * ldx + k);
+        part x3 = four ? part_load(x + 3 * ldx + k) : x2;
         DOT_RANKS(DOT_STEP)
     }
     DOT_RANKS(DOT_STORE)
 }
 
 // The tiles of r <= DOT_BLOCK_RANKS ranks over the lanes of one register.
-static void dot_ranks(const float *x, const float *a, size_t lda, size_t n, size_t r, float *sum) {
+static void dot_ranks(const float *x, size_t ldx, const float *a, size_t lda, size_t n, size_t r, bool first,
+                      float *sum) {
     size_t q = 0;
     for (; q + 4 <= r; q += 4) {
-        dot_tile(x, a + q * lda, lda, n, 4, sum + 16 * q);
+        dot_tile(x, ldx, a + q * lda, lda, n, 4, first, sum + 16 * q);
     }
     if (q + 2 <= r) {
-        dot_tile(x, a + q * lda, lda, n, 2, sum + 16 * q);
+        dot_tile(x, ldx, a + q * lda, lda, n, 2, first, sum + 16 * q);
         q += 2;
     }
     if (q < r) {
-        dot_tile(x, a + q * lda, lda, n, 1, sum + 16 * q);
+        dot_tile(x, ldx, a + q * lda, lda, n, 1, first, sum + 16 * q);
     }
 }
 
@@ -97,35 +102,41 @@ static void dot_tail(const float *x, const float *a, size_t lda, size_t left, si
     }
 }
 
-// One block of depth of `tokens` copied rows of x (whole tiles), into their sums.
-static void dot_depth(const float *x, const float *a, size_t lda, size_t depth, size_t tokens, size_t r, float *sum) {
+// One block of depth of a tile's tokens, into their sums.
+static void dot_depth(const float *x, size_t ldx, const float *a, size_t lda, size_t depth, size_t r, bool first,
+                      float *sum) {
     size_t whole = depth / 16 * 16;
-    for (size_t i = 0; i < tokens; i += LOD_DOT_TOKENS) {
-        for (size_t lane = 0; lane < 16; lane += LOD_PART_LANES) {
-            dot_ranks(x + i * DOT_BLOCK_DEPTH + lane, a + lane, lda, whole, r, sum + i * DOT_SUMS + lane);
-        }
+    for (size_t lane = 0; lane < 16; lane += LOD_PART_LANES) {
+        dot_ranks(x + lane, ldx, a + lane, lda, whole, r, first, sum + lane);
     }
-    for (size_t i = 0; i < tokens && whole < depth; i++) {
-        dot_tail(x + i * DOT_BLOCK_DEPTH + whole, a + whole, lda, depth - whole, r, sum + i * DOT_SUMS);
+    for (size_t i = 0; i < LOD_DOT_TOKENS && whole < depth; i++) {
+        dot_tail(x + i * ldx + whole, a + whole, lda, depth - whole, r, sum + i * DOT_SUMS);
     }
 }
 
-// u[t][q] for tokens t0 .. t0 + tokens - 1 and ranks q0 .. q0 + r - 1. A missing token of the last tile is played by
-// the last one there is.
+// u[t][q] for the tokens t0 .. t0 + tokens - 1 of one tile and ranks q0 .. q0 + r - 1. A missing token of the last tile
+// is played by the last one there is.
 static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
-    _Alignas(64) float x[DOT_BLOCK_TOKENS][DOT_BLOCK_DEPTH];
-    _Alignas(64) float sum[DOT_BLOCK_TOKENS][DOT_SUMS];
-    size_t rows = (tokens + LOD_DOT_TOKENS - 1) / LOD_DOT_TOKENS * LOD_DOT_TOKENS;
-    memset(sum, 0, rows * sizeof *sum);
-    for (size_t k = 0; k < args->n; k += DOT_BLOCK_DEPTH) {
-        size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k);
-        for (size_t i = 0; i < rows; i++) {
-            size_t t = t0 + smaller(i, tokens - 1);
-            const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
-            copy_kept(args->x + t * args->ldx + k, keep, depth, x[i]);
-        }
-        dot_depth(x[0], args->a + q0 * args->lda + k, args->lda, depth, rows, r, sum[0]);
+    _Alignas(64) float copy[LOD_DOT_TOKENS][DOT_BLOCK_DEPTH];
+    _Alignas(64) float sum[LOD_DOT_TOKENS][DOT_SUMS];
+    size_t k = 0;
+    if (r % 4) {
+        memset(sum, 0, sizeof sum); // sums are added up four at a time
     }
+    do { // once even without a column: the sums are zeros then
+        size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k), ldx = args->ldx;
+        const float *x = args->x + t0 * ldx + k;
+        if (args->keep || tokens < LOD_DOT_TOKENS || depth % 16) {
+            for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
+                size_t t = t0 + smaller(i, tokens - 1);
+                const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
+                copy_kept(args->x + t * args->ldx + k, keep, depth, copy[i]);
+            }
+            x = copy[0], ldx = DOT_BLOCK_DEPTH;
+        }
+        dot_depth(x, ldx, args->a + q0 * args->lda + k, args->lda, depth, r, k == 0, sum[0]);
+        k += DOT_BLOCK_DEPTH;
+    } while (k < args->n);
     for (size_t i = 0; i < tokens; i++) {
         for (size_t q = 0; q < r; q += 4) {
             float four[4];
@@ -138,9 +149,9 @@ static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, s
 }
 
 void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
-    for (size_t t = 0; t < args->tokens; t += DOT_BLOCK_TOKENS) {
+    for (size_t t = 0; t < args->tokens; t += LOD_DOT_TOKENS) {
         for (size_t q = 0; q < args->r; q += DOT_BLOCK_RANKS) {
-            dot_block(args, t, smaller(DOT_BLOCK_TOKENS, args->tokens - t), q, smaller(DOT_BLOCK_RANKS, args->r - q));
+            dot_block(args, t, smaller(LOD_DOT_TOKENS, args->tokens - t), q, smaller(DOT_BLOCK_RANKS, args->r - q));
         }
     }
 }
@@ -222,6 +233,13 @@ static void grad_columns(const grad_block *b, size_t columns) {
     }
 }
 
+// Rows may lie so far apart that no hardware prefetcher follows them: the next block is asked for, too.
+LOD_INLINE void prefetch_row(const float *row, size_t n) {
+    for (size_t j = 0; j < n; j += 16) {
+        __builtin_prefetch(row + j);
+    }
+}
+
 void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
     _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
     for (size_t j = 0; j < args->n; j += GRAD_BLOCK_COLUMNS) {
@@ -230,6 +248,9 @@ void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
             size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - t0);
             for (size_t i = 0; i < tokens; i++) {
                 size_t t = t0 + i;
+                if (t + GRAD_BLOCK_TOKENS < args->tokens) {
+                    prefetch_row(args->x + (t + GRAD_BLOCK_TOKENS) * args->ldx + j, columns);
+                }
                 const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + (args->keep_col + j) / 8 : NULL;
                 copy_kept(args->x + t * args->ldx + j, keep, columns, block[i]);
             }
