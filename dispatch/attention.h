@@ -77,7 +77,7 @@ size_t lod_attention_lay_out(const lod_plan *plan, void *base, lod_attention_scr
 typedef struct lod_key_list {
     const uint32_t *index; // [count] places in the segment; NULL: key j stands at j
     size_t count;
-    lod_attention_keep keep;
+    lod_keep keep;
     const uint32_t *limit; // [queries]: how many of the list a query sees; filled for the queries of the piece
     bool causal;
     size_t past; // keys before the first query's own

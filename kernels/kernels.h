@@ -73,6 +73,9 @@ typedef struct lod_keep_bits_args {
 } lod_keep_bits_args;
 typedef void lod_keep_bits_fn(const lod_keep_bits_args *args);
 
+/// Which cells an operation with a dropout keeps: all, none, or those of an element mask that it draws.
+typedef enum lod_keep { LOD_KEEP_ALL, LOD_KEEP_NONE, LOD_KEEP_DRAWN } lod_keep;
+
 /// Widens a k block of one panel out of a packed weight W [n_out][n_in], whose layout is [n_in / 16][n_out][16],
 /// columns beyond n_in being zeros:
 ///
@@ -186,6 +189,27 @@ typedef struct lod_add_kernel_args {
 } lod_add_kernel_args;
 typedef void lod_add_f32_fn(const lod_add_kernel_args *args);
 
+/// Dropout, into the sum beside it where there is one. keep[i][j], where drawn, is that of the row row0 + i (column:
+/// row0, for all rows) and column j (philox.h).
+///     y[i][j] = add ? (keep[i][j] ? fma(x[i][j], scale, add[i][j]) : add[i][j])
+///                   : (keep[i][j] ? x[i][j] * scale : +0)
+/// y may be x, add or both.
+typedef struct lod_dropout_add_kernel_args {
+    size_t rows, n;
+    const float *x; // [rows][ldx]
+    size_t ldx;
+    const float *add; // [rows][ldy] or NULL
+    lod_keep keep;
+    bool column;
+    uint32_t row0;
+    uint64_t seed;
+    uint32_t site, draw, threshold;
+    float scale;
+    float *y; // [rows][ldy]
+    size_t ldy;
+} lod_dropout_add_kernel_args;
+typedef void lod_dropout_add_f32_fn(const lod_dropout_add_kernel_args *args);
+
 /// w = fnma(w, lr_decay, w);  m = fma(1 - beta1, g - m, m);  v = fma(g * g, 1 - beta2, v * beta2);
 /// w = fnma(m / (sqrt(v) / sqrt_correction2 + eps), lr_correction1, w)
 typedef struct lod_adamw_kernel_args {
@@ -268,13 +292,12 @@ typedef enum lod_attention_mode {
     LOD_ATTENTION_NOGRAD
 } lod_attention_mode;
 
-/// Which of a block's keys a query keeps: all, none, or those of an element mask, drawn for row row0 + i of the query
-/// and the columns 8 group .. 8 group + 127 (philox.h: counters from `group` on).
+/// Which of a block's keys a query keeps: drawn ones for row row0 + i of the query and the columns 8 group ..
+/// 8 group + 127 (philox.h: counters from `group` on).
 /// LOGITS keeps all or draws, WEIGHTS draws, NOGRAD does any of the three.
-typedef enum lod_attention_keep { LOD_KEEP_ALL, LOD_KEEP_NONE, LOD_KEEP_DRAWN } lod_attention_keep;
 typedef struct lod_attention_mask {
     lod_attention_mode mode;
-    lod_attention_keep keep;
+    lod_keep keep;
     uint64_t seed;
     uint32_t site, draw, threshold, row0, group;
 } lod_attention_mask;

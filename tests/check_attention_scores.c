@@ -22,7 +22,7 @@ static size_t padded(size_t n) {
 
 typedef struct mask_case {
     lod_attention_mode mode;
-    lod_attention_keep keep;
+    lod_keep keep;
     const char *text;
 } mask_case;
 

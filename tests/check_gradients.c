@@ -111,6 +111,39 @@ CHECK_ONCE(gradient_silu_mul, 0) {
     check_argument(&(argument){"up", up, dup, N}, silu_loss, &t);
 }
 
+// --- dropout into a sum: loss = <dy, y>; backward is D alone, on dy ---
+
+static double dropout_loss(void *context) {
+    const lod_dropout_add_f64_args *t = context;
+    lod_dropout_add_f64(t);
+    double sum = 0;
+    for (size_t i = 0; i < t->rows * t->n; i++) {
+        sum += (double)(i % 5) * t->y[i];
+    }
+    return sum;
+}
+
+CHECK_ONCE(gradient_dropout_add, 0) {
+    enum { ROWS = 5, N = 13 };
+    check_shape("%d x %d", ROWS, N);
+    uint8_t keep[2 * ROWS];
+    double *x = random_doubles(ROWS * N), *add = random_doubles(ROWS * N);
+    double *dy = check_doubles(ROWS * N), *dx = check_doubles(ROWS * N);
+    for (size_t i = 0; i < sizeof keep; i++) {
+        keep[i] = (uint8_t)check_random();
+    }
+    for (size_t i = 0; i < ROWS * N; i++) {
+        dy[i] = (double)(i % 5);
+    }
+    lod_dropout_add_f64_args t = {.rows = ROWS, .n = N, .x = x, .ldx = N, .add = add, .keep = keep, .ldkeep = 2};
+    t.scale = 1.6, t.y = check_doubles(ROWS * N), t.ldy = N;
+    lod_dropout_add_f64_args backward = t;
+    backward.x = dy, backward.add = NULL, backward.y = dx;
+    lod_dropout_add_f64(&backward);
+    check_argument(&(argument){"x", x, dx, ROWS * N}, dropout_loss, &t);
+    check_argument(&(argument){"add", add, dy, ROWS * N}, dropout_loss, &t);
+}
+
 // --- RoPE: a rotation, so its inverse is its transpose ---
 
 CHECK_ONCE(gradient_rope, 0) {

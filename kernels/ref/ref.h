@@ -128,6 +128,20 @@ typedef struct lod_add_f64_args {
 } lod_add_f64_args;
 void lod_add_f64(const lod_add_f64_args *args);
 
+// --- dropout.c: its own backward pass, without add ---
+typedef struct lod_dropout_add_f64_args {
+    size_t rows, n;
+    const double *x; // [rows][ldx]
+    size_t ldx;
+    const double *add;   // [rows][ldy], or NULL
+    const uint8_t *keep; // [rows][ldkeep] bits, or NULL
+    size_t ldkeep;
+    double scale;
+    double *y; // [rows][ldy]
+    size_t ldy;
+} lod_dropout_add_f64_args;
+void lod_dropout_add_f64(const lod_dropout_add_f64_args *args);
+
 // --- adamw.c ---
 typedef struct lod_adamw_f64_args {
     size_t n;

@@ -148,7 +148,7 @@ LOD_INLINE void zero_columns(float *s, size_t seen, size_t n) {
     for (size_t j = padded(seen); j < n; j += 16) v16_store(s + j, v16_zero());
 }
 
-LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_attention_keep keep) {
+LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_keep keep) {
     const size_t d16 = padded(a->head_dim);
     uint16_t kept[8], others[8];
     const drawer d = draw_begin(&a->mask);
@@ -251,7 +251,7 @@ LOD_INLINE void grad_group(const grad_row *r, lod_attention_mode mode, bool all,
     v16_store(dp, ds);
 }
 
-LOD_INLINE void grad_rows(const lod_attention_grad_args *a, lod_attention_mode mode, lod_attention_keep keep) {
+LOD_INLINE void grad_rows(const lod_attention_grad_args *a, lod_attention_mode mode, lod_keep keep) {
     uint16_t kept[8] = {0};
     const drawer d = draw_begin(&a->mask);
     for (size_t i = 0; i < a->rows; i++) {
