@@ -138,6 +138,9 @@ static lod_status check_dropout(lod_attention_call *c, lod_error *err) {
     if (dropout->compensation == LOD_COMPENSATION_INVERTED && dropout->pattern != LOD_PATTERN_ELEMENT) {
         return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "inverted attention weights have element masks only");
     }
+    if (dropout->compensation == LOD_COMPENSATION_INFERENCE) {
+        return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "attention is not scaled at inference");
+    }
     if (!c->threshold) return LOD_OK;
     if (s->heads > MAX_MASKED_HEADS) {
         return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "%zu heads are above the %d that masks can tell apart",

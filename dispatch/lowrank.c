@@ -190,7 +190,7 @@ static lod_status check_adapter(const call *c, lod_error *err) {
         return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "the input of a low-rank layer has element masks only");
     }
     if (a->dropout.compensation > LOD_COMPENSATION_INVERTED) {
-        return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "only attention weights are renormalised");
+        return lod_fail(err, LOD_BAD_ARGUMENT, "dropout", "a low-rank layer has no compensation but inverted");
     }
     if (!a->a) return lod_fail(err, LOD_BAD_ARGUMENT, "a", "is NULL");
     if (!a->bt) return lod_fail(err, LOD_BAD_ARGUMENT, "bt", "is NULL");

@@ -25,7 +25,8 @@ lod_status lod_dropout_check(const lod_dropout *dropout, uint32_t *threshold, fl
     switch (dropout->compensation) {
     case LOD_COMPENSATION_NONE:
     case LOD_COMPENSATION_RENORMALISE:
-    case LOD_COMPENSATION_RENORMALISE_NOGRAD: *inv = 1; return LOD_OK;
+    case LOD_COMPENSATION_RENORMALISE_NOGRAD:
+    case LOD_COMPENSATION_INFERENCE: *inv = 1; return LOD_OK;
     case LOD_COMPENSATION_INVERTED: *inv = (float)(1 / (1 - *threshold / 65536.0)); return LOD_OK;
     }
     return lod_fail(err, LOD_BAD_ARGUMENT, "compensation", "%d is unknown", (int)dropout->compensation);

@@ -1,6 +1,7 @@
 // Row-wise and element-wise operations: equal runs of rows or elements, as many as the work is worth.
 #include <math.h>
 
+#include "philox.h"
 #include "plan.h"
 
 enum { FLOATS_PER_THREAD = 1 << 14, ELEMENT_UNIT = 16 };
@@ -149,6 +150,99 @@ lod_status lod_add(const lod_plan *plan, const lod_add_args *a, lod_error *err) 
     LOD_TRY(lod_check_matrix(a->b, 1, 1, "b", err));
     LOD_TRY(lod_check_matrix(a->y, 1, 1, "y", err));
     return run_all(plan, a, a->count, 1, add_part);
+}
+
+// --- Dropout ---
+
+typedef struct dropout_run {
+    const lod_dropout_add_args *args;
+    uint32_t threshold; // 0: nothing is dropped
+    float scale;
+} dropout_run;
+
+static uint32_t site_of(const lod_dropout_add_args *a, size_t segment) {
+    uint32_t instance = a->rows.instance ? a->rows.instance[segment] : 0;
+    return a->dropout.site | instance << LOD_SITE_INSTANCE_BIT;
+}
+
+// Tokens of one segment, by their places in it, that a mask keeps, drops, or is drawn for.
+static void drop_tokens(const run *r, size_t segment, lod_range places, lod_keep keep) {
+    const dropout_run *d = r->args;
+    const lod_dropout_add_args *a = d->args;
+    const size_t first = a->rows.start[segment] + places.begin;
+    const bool column = a->dropout.pattern == LOD_PATTERN_COLUMN;
+    if (places.begin >= places.end) return;
+    KERNEL(dropout_add_f32)(&(lod_dropout_add_kernel_args){
+        .rows = places.end - places.begin, .n = a->width, .x = a->x + first * a->ldx, .ldx = a->ldx,
+        .add = a->add ? a->add + first * a->ldy : NULL, .keep = keep, .seed = a->dropout.seed,
+        .column = column, .row0 = column ? 0 : (uint32_t)places.begin, .site = site_of(a, segment),
+        .draw = keep == LOD_KEEP_DRAWN ? a->rows.draw[segment] : 0, .threshold = d->threshold, .scale = d->scale,
+        .y = a->y + first * a->ldy, .ldy = a->ldy});
+}
+
+// The dropped run of a segment parts its tokens in three.
+static void drop_span(const run *r, size_t segment, lod_range places) {
+    const dropout_run *d = r->args;
+    const lod_rows *rows = &d->args->rows;
+    size_t start, count;
+    lod_mask_span(d->args->dropout.seed, site_of(d->args, segment), rows->draw[segment], d->args->dropout.p,
+                  rows->start[segment + 1] - rows->start[segment], &start, &count, NULL);
+    const size_t cut[] = {places.begin, start, start + count, places.end};
+    for (size_t i = 0; i < 3; i++) {
+        lod_range part = {cut[i] > places.begin ? cut[i] : places.begin, lod_min(cut[i + 1], places.end)};
+        drop_tokens(r, segment, part, i == 1 ? LOD_KEEP_NONE : LOD_KEEP_ALL);
+    }
+}
+
+static void dropout_part(void *context, size_t i) {
+    const run *r = context;
+    const dropout_run *d = r->args;
+    const lod_rows *rows = &d->args->rows;
+    const lod_range tokens = part_of(r, i);
+    for (size_t s = 0; s < rows->count && rows->start[s] < tokens.end; s++) {
+        if (rows->start[s + 1] <= tokens.begin) continue;
+        const size_t first = rows->start[s];
+        lod_range places = {tokens.begin > first ? tokens.begin - first : 0,
+                            lod_min(tokens.end, rows->start[s + 1]) - first};
+        if (d->threshold && d->args->dropout.pattern == LOD_PATTERN_SPAN) {
+            drop_span(r, s, places);
+        } else {
+            drop_tokens(r, s, places, d->threshold ? LOD_KEEP_DRAWN : LOD_KEEP_ALL);
+        }
+    }
+}
+
+static lod_status check_triple(const lod_dropout *dropout, lod_error *err) {
+    static const bool valid[][LOD_COMPENSATION_INFERENCE + 1] = {
+        [LOD_PATTERN_ELEMENT] = {[LOD_COMPENSATION_INVERTED] = true, [LOD_COMPENSATION_INFERENCE] = true},
+        [LOD_PATTERN_COLUMN] = {[LOD_COMPENSATION_INVERTED] = true},
+        [LOD_PATTERN_SPAN] = {[LOD_COMPENSATION_NONE] = true}};
+    if ((unsigned)dropout->pattern > LOD_PATTERN_SPAN) {
+        return lod_fail(err, LOD_BAD_ARGUMENT, "pattern", "%d is unknown", (int)dropout->pattern);
+    }
+    if (dropout->p > 0 && !valid[dropout->pattern][dropout->compensation]) {
+        return lod_fail(err, LOD_BAD_ARGUMENT, "dropout",
+                        "activations take element inverted or inference, column inverted, span none");
+    }
+    return LOD_OK;
+}
+
+lod_status lod_dropout_add(const lod_plan *plan, const lod_dropout_add_args *a, lod_error *err) {
+    LOD_TRY(lod_plan_check(plan, LOD_PLAN_ROWWISE, err));
+    dropout_run d = {.args = a};
+    LOD_TRY(lod_dropout_check(&a->dropout, &d.threshold, &d.scale, err));
+    LOD_TRY(check_triple(&a->dropout, err));
+    LOD_TRY(lod_rows_check(&a->rows, d.threshold && !a->inference, "rows", err));
+    if (a->width == 0) return lod_fail(err, LOD_BAD_ARGUMENT, "width", "is 0");
+    LOD_TRY(lod_check_matrix(a->x, a->ldx, a->width, "x", err));
+    LOD_TRY(lod_check_matrix(a->y, a->ldy, a->width, "y", err));
+    if (a->inference) {
+        LOD_DEFAULT_FP;
+        const bool scaled = a->dropout.compensation == LOD_COMPENSATION_INFERENCE;
+        d.scale = scaled ? (float)(1 - d.threshold / 65536.0) : 1;
+        d.threshold = 0;
+    }
+    return run_all(plan, &d, a->rows.start[a->rows.count], a->width, dropout_part);
 }
 
 // --- AdamW ---

@@ -86,6 +86,7 @@ typedef enum lod_compensation {
     LOD_COMPENSATION_INVERTED,            ///< what is kept is multiplied by 1 / (1 - thr/65536)
     LOD_COMPENSATION_RENORMALISE,         ///< kept attention weights are divided by their sum
     LOD_COMPENSATION_RENORMALISE_NOGRAD,  ///< the same, but no gradient flows through that sum
+    LOD_COMPENSATION_INFERENCE,           ///< activations: at inference all is multiplied by 1 - thr/65536
 } lod_compensation;
 typedef enum lod_domain { LOD_DOMAIN_TRAIN, LOD_DOMAIN_EVAL, LOD_DOMAIN_INIT, LOD_DOMAIN_SAMPLING } lod_domain;
 
@@ -397,6 +398,30 @@ typedef struct lod_add_args {
 } lod_add_args;
 
 LOD_API lod_status lod_add(const lod_plan *plan, const lod_add_args *args, lod_error *err);
+
+/// Dropout of activations, alone (y = D x) or into the residual sum beside it (y = add + D x):
+///
+///     element  inverted   token by token, what PyTorch does
+///     element  inference  classic dropout (Srivastava et al., JMLR 15, 2014)
+///     column   inverted   variational dropout: one mask for all tokens of a segment
+///     span     none       HiddenCut (arXiv 2106.00149): a run of a segment's tokens is dropped whole
+///
+/// D x = select(M, x * inv, 0), inv = 1 unless inverted; at inference nothing is dropped, and D x = x but for the
+/// classic one. Dropped cells of x are selected away: NaN in them does not reach y. D is its own backward pass: dx from
+/// dy without add. p = 0 gives the bits of lod_add, or x.
+typedef struct lod_dropout_add_args {
+    lod_rows rows; ///< T = start[count] tokens
+    size_t width;
+    lod_dropout dropout;
+    bool inference;
+    const float *x; ///< [T][width]
+    size_t ldx;
+    const float *add; ///< [T][width] with ldy; NULL: none
+    float *y;         ///< [T][width]; may be x, add or both
+    size_t ldy;
+} lod_dropout_add_args;
+
+LOD_API lod_status lod_dropout_add(const lod_plan *plan, const lod_dropout_add_args *args, lod_error *err);
 
 /// AdamW (arXiv 1711.05101), decoupled decay, in place on parameters and both moments.
 typedef struct lod_adamw_args {

@@ -147,6 +147,7 @@ static void check_lowrank(lowrank_call *call, bool backward) {
     LAYER_CALL("site", a.dropout.site = 1);
     LAYER_CALL("site", a.dropout.site = 1 << 13);
     LAYER_CALL("dropout", a.dropout.pattern = LOD_PATTERN_COLUMN);
+    LAYER_CALL("dropout", a.dropout.compensation = LOD_COMPENSATION_INFERENCE);
     LAYER_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
     LAYER_CALL("rows", a.rows.start = NULL);
     LAYER_CALL("rows", a.rows.start = late);
@@ -246,6 +247,7 @@ static void check_attention(attention_call *call, bool backward) {
     ATTENTION_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
     ATTENTION_CALL("dropout", a.dropout.pattern = LOD_PATTERN_COLUMN; a.dropout.compensation = inverted);
     ATTENTION_CALL("dropout", a.dropout.pattern = LOD_PATTERN_SPAN; a.dropout.compensation = inverted);
+    ATTENTION_CALL("dropout", a.dropout.compensation = LOD_COMPENSATION_INFERENCE);
     ATTENTION_CALL("lse_visible", a.dropout.p = 0.5; a.dropout.compensation = nograd);
     ATTENTION_CALL("queries", a.dropout.p = 0.5; a.queries.draw = NULL);
     ATTENTION_CALL("queries", a.queries.instance = instance);
@@ -357,6 +359,43 @@ CHECK_ONCE(arguments_rowwise, 0) {
     ROPE("sine", a.sine = NULL);
     lod_plan_free(plan);
     lod_plan_free(other);
+}
+
+CHECK_ONCE(arguments_dropout_add, 0) {
+    static const size_t start[] = {0, 4, TOKENS}, late[] = {1, 4, TOKENS};
+    static const uint32_t draw[] = {1, 2};
+    static const uint8_t instance[] = {0, 64};
+    check_shape("-");
+    lod_plan *plan;
+    CHECK_THAT(lod_plan_rowwise(1, &plan, NULL) == LOD_OK);
+    float *x = floats("x", TOKENS, N_IN);
+    const lod_dropout_add_args base = {.rows = {.count = 2, .start = start, .draw = draw}, .width = N_IN,
+                                       .dropout = {.compensation = LOD_COMPENSATION_INVERTED, .p = 0.1},
+                                       .x = x, .ldx = N_IN, .add = x, .y = x, .ldy = N_IN};
+#define DROPOUT(field, change) BAD(field, lod_dropout_add_args a = base; change, lod_dropout_add(plan, &a, err))
+    BAD("plan", , lod_dropout_add(NULL, &base, err));
+    DROPOUT("rows", a.rows.start = NULL);
+    DROPOUT("rows", a.rows.start = late);
+    DROPOUT("rows", a.rows.draw = NULL);
+    DROPOUT("rows", a.rows.instance = instance);
+    DROPOUT("width", a.width = 0);
+    DROPOUT("x", a.x = NULL);
+    DROPOUT("x", a.ldx--);
+    DROPOUT("y", a.y = NULL);
+    DROPOUT("y", a.ldy--);
+    DROPOUT("p", a.dropout.p = 1);
+    DROPOUT("p", a.dropout.p = 1e-7);
+    DROPOUT("site", a.dropout.site = 1);
+    DROPOUT("pattern", a.dropout.pattern = (lod_pattern)3);
+    DROPOUT("compensation", a.dropout.compensation = (lod_compensation)9);
+    for (int triple = 0; triple < 3 * 5; triple++) {
+        const lod_pattern pattern = (lod_pattern)(triple / 5);
+        const lod_compensation c = (lod_compensation)(triple % 5);
+        bool valid = pattern == LOD_PATTERN_SPAN ? c == LOD_COMPENSATION_NONE : c == LOD_COMPENSATION_INVERTED;
+        if (valid || (pattern == LOD_PATTERN_ELEMENT && c == LOD_COMPENSATION_INFERENCE)) continue;
+        DROPOUT("dropout", a.dropout.pattern = pattern; a.dropout.compensation = c);
+    }
+    lod_plan_free(plan);
 }
 
 CHECK_ONCE(arguments_elementwise, 0) {
