@@ -164,7 +164,8 @@ typedef struct lod_attention_shape {
 
 typedef struct lod_loss_shape {
     size_t n_in, vocabulary;
-    size_t tokens; ///< most targets a call will bring
+    size_t tokens;    ///< most targets a call will bring
+    bool consistency; ///< calls may bring a second branch: room for its logits, too
 } lod_loss_shape;
 
 /// threads = 0: lod_default_threads(). The plan is freed with lod_plan_free.
@@ -320,8 +321,22 @@ LOD_API lod_status lod_attention_backward(const lod_plan *plan, const lod_attent
                                           lod_error *err);
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Loss: softmax cross-entropy of H W' against targets, logits never whole in memory
+// Loss: softmax cross-entropy of H W' against targets, logits never whole in memory; and consistency of two branches
 
+/// How far apart the softmaxes P and Q of two branches are at a target: two passes with different masks, or one with a
+/// mask and a clean one.
+typedef enum lod_consistency {
+    LOD_CONSISTENCY_NONE,
+    LOD_CONSISTENCY_KL, ///< (KL(P||Q) + KL(Q||P)) / 2: R-Drop (arXiv 2106.14448), HiddenKey (arXiv 2403.00812)
+    LOD_CONSISTENCY_JS, ///< (KL(P||M) + KL(Q||M)) / 2 with M = (P + Q) / 2
+} lod_consistency;
+
+/// Gradients are those of the sum over targets of
+///     loss                                        without consistency
+///     loss + weight * divergence                  through the first branch alone: HiddenKey, JS to a clean pass
+///     (loss + loss2) / 2 + weight * divergence    if dh2 is wanted, through both: R-Drop
+/// Equal branches have divergence 0 and the gradients of their losses alone, bit for bit. With consistency, logits must
+/// be finite.
 typedef struct lod_loss_args {
     size_t tokens;  ///< T
     const float *h; ///< [T][n_in]
@@ -329,8 +344,16 @@ typedef struct lod_loss_args {
     lod_weight w;           ///< [vocabulary][n_in]
     const uint32_t *target; ///< [T], each < vocabulary
     float *loss;            ///< [T] -log softmax(h W')[target], in nats
-    float *dh;              ///< [T][n_in] gradient of the sum of losses; NULL: not wanted
+    float *dh;              ///< [T][n_in] gradient; NULL: not wanted
     size_t lddh;
+    lod_consistency consistency; ///< not none: with a plan that says so; the rest is read only then
+    double weight;               ///< of the divergence, at least 0
+    const float *h2;             ///< [T][n_in] the second branch
+    size_t ldh2;
+    float *loss2;      ///< [T] its loss; NULL: not wanted
+    float *divergence; ///< [T] in nats
+    float *dh2;        ///< [T][n_in] gradient; NULL: the second branch is a constant; only with dh
+    size_t lddh2;
 } lod_loss_args;
 
 LOD_API lod_status lod_loss(const lod_plan *plan, const lod_loss_args *args, void *workspace, lod_error *err);

@@ -237,6 +237,34 @@ typedef struct lod_xent_kernel_args {
 } lod_xent_kernel_args;
 typedef void lod_xent_f32_fn(const lod_xent_kernel_args *args);
 
+/// Two branches of the same targets: the losses of both, and how far apart their softmaxes p and q are. m, e, l are
+/// xent's of z, and m2, e2, l2 of z2; d[j] = z[j] - z2[j].
+///     loss = (m + log(l)) - z[target];  loss2 likewise
+///     t = (m - m2) + (log(l) - log(l2));  a = d[j] - t, the logarithm of p / q
+///     p = e[j] * (1 / l);  q = e2[j] * (1 / l2)
+///     KL:  r = a;  r2 = -a
+///     JS:  u = log(2 / (1 + exp(-|a|)));  r = u - max(-a, 0);  r2 = u - max(a, 0)
+///     k = sum16(j: p r);  k2 = sum16(j: q r2);  divergence = (k + k2) * 0.5
+/// The gradient of loss + weight * divergence; if both, of (loss + loss2) / 2 + weight * divergence; c = both ? .5 : 1:
+///     KL:  g = fma(p, r - k, p - q);  JS:  g = p * (r - k)
+///     z[j] = fma(weight * 0.5, g, p * c), then z[target] = z[target] - c
+///     if both, z2 likewise from g2 = fma(q, r2 - k2, q - p) or q * (r2 - k2)
+/// Equal branches: divergence +0, z and z2 the gradients of their losses alone. Where no gradient is written, z and z2
+/// hold nothing of use.
+typedef struct lod_consistency_kernel_args {
+    size_t rows, n;
+    float *z, *z2; // [rows][ldz] finite logits
+    size_t ldz;
+    const uint32_t *target; // [rows]
+    lod_consistency consistency; // KL or JS
+    float weight;
+    bool gradient, both;
+    float *loss, *divergence; // [rows]
+    float *loss2;             // [rows] or NULL
+    float *scratch;           // [n]
+} lod_consistency_kernel_args;
+typedef void lod_consistency_f32_fn(const lod_consistency_kernel_args *args);
+
 // Attention, by the query block and the key block. Scores are a block [queries][LOD_SCORE_LD] of logits, then weights.
 // D16 is a head's dimension rounded up to 16: packed rows are that long, padded with zeros.
 

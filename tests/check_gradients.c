@@ -211,6 +211,43 @@ CHECK_ONCE(gradient_xent, 0) {
     check_argument(&(argument){"z", z, gradient, ROWS * N}, xent_loss, &t);
 }
 
+// --- consistency: both gradients of the mean loss and the divergence; of the first branch, its own loss and that ---
+
+static double consistency_loss(void *context) {
+    const lod_consistency_f64_args *t = context;
+    lod_consistency_f64_args a = *t;
+    double total = 0;
+    a.dz = a.dz2 = NULL;
+    lod_consistency_f64(&a);
+    for (size_t i = 0; i < t->rows; i++) {
+        total += t->dz2 ? (t->loss[i] + t->loss2[i]) / 2 : t->loss[i];
+        total += t->weight * t->divergence[i];
+    }
+    return total;
+}
+
+CHECK_ONCE(gradient_consistency, 0) {
+    enum { ROWS = 3, N = 17 };
+    const uint32_t target[ROWS] = {0, 16, 5};
+    for (int turn = 0; turn < 4; turn++) {
+        const lod_consistency kind = turn / 2 ? LOD_CONSISTENCY_JS : LOD_CONSISTENCY_KL;
+        check_shape("%d x %d %s, gradients through %d", ROWS, N, turn / 2 ? "JS" : "KL", 1 + turn % 2);
+        double *z = random_doubles(ROWS * N), *z2 = random_doubles(ROWS * N);
+        for (size_t i = 0; i < ROWS * N; i++) {
+            z[i] *= 4, z2[i] = z[i] + z2[i];
+        }
+        lod_consistency_f64_args t = {.rows = ROWS, .n = N, .z = z, .z2 = z2, .ldz = N, .target = target};
+        t.consistency = kind, t.weight = 0.7, t.dz = check_doubles(ROWS * N);
+        t.loss = check_doubles(ROWS), t.loss2 = check_doubles(ROWS), t.divergence = check_doubles(ROWS);
+        t.dz2 = turn % 2 ? check_doubles(ROWS * N) : NULL;
+        lod_consistency_f64(&t);
+        check_argument(&(argument){"z", z, t.dz, ROWS * N}, consistency_loss, &t);
+        if (t.dz2) {
+            check_argument(&(argument){"z2", z2, t.dz2, ROWS * N}, consistency_loss, &t);
+        }
+    }
+}
+
 // --- attention: loss = <d_o, o>; with a constant normaliser, <d_o, o> sum m e / sum e, times what it was before ---
 
 typedef struct attention {

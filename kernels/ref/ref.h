@@ -165,6 +165,19 @@ typedef struct lod_xent_f64_args {
 } lod_xent_f64_args;
 void lod_xent_f64(const lod_xent_f64_args *args);
 
+// --- consistency.c: dz and dz2 are the backward pass; NULL: not wanted ---
+typedef struct lod_consistency_f64_args {
+    size_t rows, n;
+    const double *z, *z2; // [rows][ldz]
+    size_t ldz;
+    const uint32_t *target; // [rows]
+    lod_consistency consistency;
+    double weight;
+    double *loss, *loss2, *divergence; // [rows]
+    double *dz, *dz2;                  // [rows][ldz]
+} lod_consistency_f64_args;
+void lod_consistency_f64(const lod_consistency_f64_args *args);
+
 // --- attention.c: one query against its visible keys, whole; lodrop.h is the contract ---
 typedef struct lod_attention_fwd_f64_args {
     size_t head_dim, keys;
