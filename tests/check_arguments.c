@@ -294,8 +294,34 @@ CHECK_ONCE(arguments_loss, 0) {
     LOSS_CALL("target", a.target = beyond);
     LOSS_CALL("loss", a.loss = NULL);
     LOSS_CALL("dh", a.lddh--);
+    LOSS_CALL("consistency", a.consistency = LOD_CONSISTENCY_KL);
     lod_plan_free(plan);
     lod_plan_free(other);
+}
+
+CHECK_ONCE(arguments_consistency, 0) {
+    check_shape("-");
+    const lod_loss_shape shape = {.n_in = N_IN, .vocabulary = N_OUT, .tokens = TOKENS, .consistency = true};
+    static const uint32_t target[TOKENS] = {0};
+    lod_plan *plan;
+    CHECK_THAT(lod_plan_loss(&shape, 1, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    char *memory = workspace_of(plan);
+    float *h = floats("h", TOKENS, N_IN), *cells = floats("cells", 1, TOKENS);
+    lod_loss_args base = {.tokens = TOKENS, .h = h, .ldh = N_IN, .w = packed(N_IN, N_OUT), .target = target};
+    base.loss = base.divergence = cells, base.dh = base.dh2 = h, base.lddh = base.lddh2 = N_IN;
+    base.consistency = LOD_CONSISTENCY_JS, base.weight = 1, base.h2 = h, base.ldh2 = N_IN;
+    LOSS_CALL("consistency", a.consistency = (lod_consistency)3);
+    LOSS_CALL("consistency", a.consistency = (lod_consistency)-1);
+    LOSS_CALL("weight", a.weight = -0.1);
+    LOSS_CALL("weight", a.weight = NAN);
+    LOSS_CALL("weight", a.weight = 1e39); // as a float
+    LOSS_CALL("h2", a.h2 = NULL);
+    LOSS_CALL("h2", a.ldh2--);
+    LOSS_CALL("divergence", a.divergence = NULL);
+    LOSS_CALL("dh2", a.dh = NULL);
+    LOSS_CALL("dh2", a.lddh2--);
+    LOSS_CALL("target", a.target = NULL);
+    lod_plan_free(plan);
 }
 
 // --- row-wise operations ---
