@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 DOMAIN_TRAIN, DOMAIN_EVAL = 0, 1
-POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT = 24, 25
+POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_FFN_OUTPUT = 24, 25, 27
 HUGE_PAGE = 2 << 20  # bytes
 
 
@@ -19,7 +19,11 @@ class Pattern(enum.IntEnum):
 
 
 class Compensation(enum.IntEnum):
-    NONE, INVERTED, RENORMALISE, RENORMALISE_NOGRAD = range(4)
+    NONE, INVERTED, RENORMALISE, RENORMALISE_NOGRAD, INFERENCE = range(5)
+
+
+class Consistency(enum.IntEnum):
+    NONE, KL, JS = range(3)
 
 
 class lod_error(Structure):
@@ -50,6 +54,26 @@ class lod_attention_args(Structure):
                 ("lse_visible", FLOATS), ("d_o", FLOATS), ("dq", FLOATS), ("dk", FLOATS), ("dv", FLOATS)]
 
 
+class lod_dropout_add_args(Structure):
+    _fields_ = [("rows", lod_rows), ("width", c_size_t), ("dropout", lod_dropout), ("inference", c_bool), ("x", FLOATS),
+                ("ldx", c_size_t), ("add", FLOATS), ("y", FLOATS), ("ldy", c_size_t)]
+
+
+class lod_weight(Structure):
+    _fields_ = [("packed", c_void_p), ("dtype", c_int)]
+
+
+class lod_loss_shape(Structure):
+    _fields_ = [("n_in", c_size_t), ("vocabulary", c_size_t), ("tokens", c_size_t), ("consistency", c_bool)]
+
+
+class lod_loss_args(Structure):
+    _fields_ = [("tokens", c_size_t), ("h", FLOATS), ("ldh", c_size_t), ("w", lod_weight), ("target", POINTER(c_uint32)),
+                ("loss", FLOATS), ("dh", FLOATS), ("lddh", c_size_t), ("consistency", c_int), ("weight", c_double),
+                ("h2", FLOATS), ("ldh2", c_size_t), ("loss2", FLOATS), ("divergence", FLOATS), ("dh2", FLOATS),
+                ("lddh2", c_size_t)]
+
+
 class LodropError(Exception):
     """A call's lod_error."""
 
@@ -67,6 +91,11 @@ PROTOTYPES = {
     "lod_plan_attention": [POINTER(lod_attention_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
     "lod_attention_forward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
     "lod_attention_backward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
+    "lod_plan_rowwise": [c_uint, POINTER(c_void_p), POINTER(lod_error)],
+    "lod_dropout_add": [c_void_p, POINTER(lod_dropout_add_args), POINTER(lod_error)],
+    "lod_plan_loss": [POINTER(lod_loss_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
+    "lod_pack_weights": [c_size_t, c_size_t, c_int, c_void_p, c_size_t, c_void_p, POINTER(lod_error)],
+    "lod_loss": [c_void_p, POINTER(lod_loss_args), c_void_p, POINTER(lod_error)],
 }
 
 
@@ -79,6 +108,7 @@ class Library:
             getattr(self.c, name).argtypes = arguments
             getattr(self.c, name).restype = c_int
         self.c.lod_plan_workspace.argtypes, self.c.lod_plan_workspace.restype = [c_void_p], c_size_t
+        self.c.lod_packed_size.argtypes, self.c.lod_packed_size.restype = [c_size_t, c_size_t, c_int], c_size_t
         self.c.lod_plan_free.argtypes, self.c.lod_plan_free.restype = [c_void_p], None
         self.c.lod_plan_describe.argtypes, self.c.lod_plan_describe.restype = [c_void_p, c_char_p, c_size_t], None
 
@@ -203,3 +233,53 @@ class Attention:
     @classmethod
     def strided_like(cls, array):
         return strided(*array.shape, gap=cls.leading(array) - array.shape[1] * array.shape[2])
+
+
+def floats(array):
+    """The memory of a matrix without gaps."""
+    assert array.dtype == np.float32 and array.flags.c_contiguous, (array.dtype, array.strides)
+    return array.ctypes.data_as(FLOATS)
+
+
+def dropout_add(library, rows, dropout, x, add=None, inference=False):
+    """y = add + D x, or D x, of x [T][width]."""
+    plan, y = c_void_p(), np.full_like(x, np.nan)
+    library.call("lod_plan_rowwise", 2, byref(plan))
+    args = lod_dropout_add_args(rows=rows.c, width=x.shape[1], dropout=dropout, inference=inference, x=floats(x),
+                                ldx=x.shape[1], add=None if add is None else floats(add), y=floats(y), ldy=x.shape[1])
+    try:
+        library.call("lod_dropout_add", plan, byref(args))
+    finally:
+        library.c.lod_plan_free(plan)
+    return y
+
+
+class Loss:
+    """The loss of h and h2 [T][n] under w [vocabulary][n], and their consistency."""
+
+    def __init__(self, library, h, h2, w, target, threads=1):
+        self.library, self.h, self.h2, self.w, self.target = library, h, h2, w, target
+        vocabulary, n = w.shape
+        self.packed = workspace(library.c.lod_packed_size(n, vocabulary, 0))
+        library.call("lod_pack_weights", n, vocabulary, 0, w.ctypes.data, n, self.packed.ctypes.data)
+        self.plan = c_void_p()
+        shape = lod_loss_shape(n, vocabulary, len(target), True)
+        library.call("lod_plan_loss", byref(shape), threads, 0, byref(self.plan))
+        self.workspace = workspace(library.c.lod_plan_workspace(self.plan))
+
+    def __del__(self):
+        if getattr(self, "plan", None):
+            self.library.c.lod_plan_free(self.plan)
+
+    def run(self, consistency, weight, both):
+        """loss, loss2, divergence, dh and, if both, dh2."""
+        tokens, n = self.h.shape
+        loss, loss2, divergence = (np.full(tokens, np.nan, dtype=np.float32) for _ in range(3))
+        dh, dh2 = (np.full_like(self.h, np.nan) for _ in range(2))
+        args = lod_loss_args(tokens=tokens, h=floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, 0),
+                             target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=floats(loss), dh=floats(dh),
+                             lddh=n, consistency=consistency, weight=weight, h2=floats(self.h2), ldh2=n,
+                             loss2=floats(loss2), divergence=floats(divergence), dh2=floats(dh2) if both else None,
+                             lddh2=n)
+        self.library.call("lod_loss", self.plan, byref(args), self.workspace.ctypes.data)
+        return [loss, loss2, divergence, dh] + ([dh2] if both else [])
