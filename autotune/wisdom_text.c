@@ -70,8 +70,8 @@ void lod_wisdom_print_entry(const lod_wisdom_entry *entry, char line[LOD_ENTRY_S
 static lod_plan plan_of_key(const char *line) {
     lod_plan p = {.kind = LOD_PLAN_ROWWISE};
     lod_lowrank_shape l = {0};
-    lod_attention_shape a;
-    lod_loss_shape s;
+    lod_attention_shape a = {0};
+    lod_loss_shape s = {0};
     if (sscanf(line, "lowrank n_in=%zu n_out=%zu tokens=%zu", &l.n_in, &l.n_out, &l.tokens) == 3) {
         p = (lod_plan){.kind = LOD_PLAN_LOWRANK, .shape.lowrank = l};
     } else if (sscanf(line, "attention heads=%zu kv_heads=%zu head_dim=%zu keys=%zu queries=%zu", &a.heads, &a.kv_heads,
