@@ -32,18 +32,15 @@ static void name_cpu(hwloc_obj_t object) {
 }
 
 static void read_machine(void) {
-    hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology) != 0) return;
-    if (hwloc_topology_load(topology) == 0) {
-        size_t l1d = first_cache(topology, HWLOC_OBJ_L1CACHE), l2 = first_cache(topology, HWLOC_OBJ_L2CACHE);
-        if (l1d) machine.l1d = l1d;
-        if (l2) machine.l2 = l2;
-        if (l1d || l2) machine.source = "hwloc";
-        machine.l3 = first_cache(topology, HWLOC_OBJ_L3CACHE);
-        name_cpu(hwloc_get_root_obj(topology));
-        name_cpu(hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0));
-    }
-    hwloc_topology_destroy(topology);
+    hwloc_topology_t topology = lod_topology();
+    if (!topology) return;
+    size_t l1d = first_cache(topology, HWLOC_OBJ_L1CACHE), l2 = first_cache(topology, HWLOC_OBJ_L2CACHE);
+    if (l1d) machine.l1d = l1d;
+    if (l2) machine.l2 = l2;
+    if (l1d || l2) machine.source = "hwloc";
+    machine.l3 = first_cache(topology, HWLOC_OBJ_L3CACHE);
+    name_cpu(hwloc_get_root_obj(topology));
+    name_cpu(hwloc_get_obj_by_type(topology, HWLOC_OBJ_PACKAGE, 0));
 }
 #else
 static void read_machine(void) {}

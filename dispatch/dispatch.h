@@ -50,7 +50,15 @@ void lod_fp_restore(const uint64_t *saved);
 #define LOD_DEFAULT_FP __attribute__((cleanup(lod_fp_restore), unused)) const uint64_t saved_fp_ = lod_fp_default()
 
 // --- threads.c ---
+// The default number of threads; why: one phrase.
 unsigned lod_threads(const char **why);
+// hwloc's view of this machine, loaded once and kept; NULL if it cannot be had. Not in builds without hwloc.
+struct hwloc_topology *lod_topology(void);
+
+// --- cgroup.c ---
+// The CPU quota of this process's control group in CPUs, rounded down but at least 1; 0: none. prefix: where /proc and
+// the mounts lie ("").
+unsigned lod_cgroup_quota(const char *prefix);
 
 // --- gradsum.c ---
 // Adds the columns col0 .. col0+cols-1 of leaf number `index` ([rows][ld] as a whole) to a sum; leaf [rows][ldleaf] is

@@ -1,7 +1,11 @@
-// How many threads a plan gets by default: the CPUs this process may run on, cut to the CPU quota of its cgroup.
+// How many threads a plan gets by default: the CPUs that the calling thread may run on, cut to its cgroup's CPU quota
+// and to OMP_NUM_THREADS. All three are asked anew each time, because a host may change its affinity between two plans;
+// the topology, which takes milliseconds to load, is loaded once.
 #include <errno.h>
+#include <limits.h>
+#include <pthread.h>
 #include <sched.h>
-#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -11,79 +15,89 @@
 
 #include "dispatch.h"
 
-static unsigned allowed_cpus(void) {
 #ifdef LODROP_HWLOC
-    hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology) == 0) {
-        int pus = 0;
-        if (hwloc_topology_load(topology) == 0) {
-            // Without HWLOC_TOPOLOGY_FLAG_THISSYSTEM a faked topology stands for the machine; a real one is cut to
-            // the affinity of this process.
-            hwloc_bitmap_t set = hwloc_bitmap_dup(hwloc_topology_get_allowed_cpuset(topology));
-            hwloc_bitmap_t bound = hwloc_bitmap_alloc();
-            if (hwloc_topology_is_thissystem(topology) &&
-                hwloc_get_cpubind(topology, bound, HWLOC_CPUBIND_PROCESS) == 0) {
-                hwloc_bitmap_and(set, set, bound);
-            }
-            pus = hwloc_bitmap_weight(set);
-            hwloc_bitmap_free(bound);
-            hwloc_bitmap_free(set);
-        }
+static hwloc_topology_t topology;
+
+static void load_topology(void) {
+    if (hwloc_topology_init(&topology) != 0) {
+        topology = NULL;
+    } else if (hwloc_topology_load(topology) != 0) {
         hwloc_topology_destroy(topology);
-        if (pus > 0) return (unsigned)pus;
+        topology = NULL;
     }
+}
+
+struct hwloc_topology *lod_topology(void) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    int saved = errno;
+    pthread_once(&once, load_topology);
+    errno = saved;
+    return topology;
+}
+
+// A machine that HWLOC_SYNTHETIC or the like puts in place of this one; 0: none.
+static unsigned faked_cpus(void) {
+    hwloc_topology_t loaded = lod_topology();
+    if (!loaded || hwloc_topology_is_thissystem(loaded)) return 0;
+    int cpus = hwloc_bitmap_weight(hwloc_topology_get_allowed_cpuset(loaded));
+    return cpus > 0 ? (unsigned)cpus : 0;
+}
+#else
+static unsigned faked_cpus(void) {
+    return 0;
+}
 #endif
-    cpu_set_t affinity;
-    if (sched_getaffinity(0, sizeof affinity, &affinity) == 0) return (unsigned)CPU_COUNT(&affinity);
+
+// Of the calling thread: its workers inherit them.
+static unsigned allowed_cpus(void) {
+    enum { SETS = 16 }; // 16384 CPUs: twice what the kernel can be built for
+    cpu_set_t affinity[SETS];
+    unsigned faked = faked_cpus();
+    if (faked) return faked;
+    if (sched_getaffinity(0, sizeof affinity, affinity) == 0) {
+        return (unsigned)CPU_COUNT_S(sizeof affinity, affinity);
+    }
     long online = sysconf(_SC_NPROCESSORS_ONLN);
     return online > 0 ? (unsigned)online : 1;
 }
 
-// The CPU quota of one cgroup v2 folder, in CPUs rounded down; 0 if it has none.
-static unsigned quota_of(const char *folder) {
-    char path[4200];
-    long long quota, period;
-    snprintf(path, sizeof path, "/sys/fs/cgroup%s/cpu.max", folder);
-    FILE *file = fopen(path, "re");
-    if (!file) return 0;
-    int fields = fscanf(file, "%lld %lld", &quota, &period); // "max 100000" has no number in front: no quota
-    fclose(file);
-    if (fields != 2 || period <= 0 || quota <= 0) return 0;
-    return quota < period ? 1 : (unsigned)(quota / period);
-}
-
-// The smallest quota from this process's cgroup up to the root; 0 if there is none.
-static unsigned cgroup_quota(void) {
-    char line[4096];
-    unsigned smallest = 0;
-    FILE *file = fopen("/proc/self/cgroup", "re");
-    if (!file) return 0;
-    while (fgets(line, sizeof line, file)) {
-        if (strncmp(line, "0::", 3) != 0) continue;
-        line[strcspn(line, "\n")] = 0;
-        char *folder = line + 3;
-        for (;;) {
-            unsigned cpus = quota_of(folder);
-            if (cpus && (!smallest || cpus < smallest)) smallest = cpus;
-            char *slash = strrchr(folder, '/');
-            if (!slash) break;
-            *slash = 0;
-        }
+// The first number of OMP_NUM_THREADS ("8" or, for nested regions, "8,2"); 0 where OpenMP would ignore the variable.
+static unsigned openmp_threads(void) {
+    const char *at = getenv("OMP_NUM_THREADS");
+    unsigned long first = 0;
+    while (at) {
+        char *end;
+        at += strspn(at, " \t");
+        if (*at < '0' || *at > '9') return 0;
+        unsigned long value = strtoul(at, &end, 10);
+        end += strspn(end, " \t");
+        if (value == 0 || value > INT_MAX || (*end && *end != ',')) return 0;
+        if (!first) first = value;
+        at = *end ? end + 1 : NULL;
     }
-    fclose(file);
-    return smallest;
+    return (unsigned)first;
 }
 
 unsigned lod_threads(const char **why) {
-    int saved = errno;
-    unsigned cpus = allowed_cpus(), quota = cgroup_quota();
-    errno = saved;
-    bool limited = quota && quota < cpus;
-    if (why) *why = limited ? "the cgroup's CPU quota, rounded down" : "the CPUs this process may run on";
-    unsigned threads = limited ? quota : cpus;
+    const struct {
+        unsigned threads;
+        const char *why;
+    } limits[] = {{lod_cgroup_quota(""), "the cgroup's CPU quota, rounded down"},
+                {openmp_threads(), "OMP_NUM_THREADS"}};
+    unsigned threads = allowed_cpus();
+    const char *reason = "the CPUs this process may run on";
+    for (size_t i = 0; i < sizeof limits / sizeof limits[0]; i++) {
+        if (!limits[i].threads || limits[i].threads >= threads) continue;
+        threads = limits[i].threads;
+        reason = limits[i].why;
+    }
+    if (why) *why = reason;
     return threads ? threads : 1;
 }
 
 unsigned lod_default_threads(void) {
-    return lod_threads(NULL);
+    int saved = errno;
+    unsigned threads = lod_threads(NULL);
+    errno = saved;
+    return threads;
 }

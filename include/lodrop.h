@@ -52,8 +52,9 @@ typedef struct lod_error {
 /// environment variable LODROP_ISA. On error *name is untouched.
 LOD_API lod_status lod_isa_name(const char **name, lod_error *err);
 
-/// Threads a plan gets when asked for 0: the CPUs this process may run on, no more than the cgroup's CPU quota rounded
-/// down, at least 1.
+/// Threads a plan gets when asked for 0: the CPUs that the calling thread may run on (its affinity at the time of the
+/// call), no more than the CPU quota of its cgroup (v1, v2) rounded down, no more than the first number of
+/// OMP_NUM_THREADS (ignored where OpenMP would ignore it), at least 1. lodrop-info tells which of them it was.
 LOD_API unsigned lod_default_threads(void);
 
 /// A parallel-for of the caller's: runs body(task, i) for every i in [0, tasks), in any order, on any threads, and
