@@ -22,6 +22,7 @@ static lod_status begin(lod_plan *draft, lod_plan_kind kind, unsigned threads, l
         return lod_fail(err, LOD_BAD_ARGUMENT, "threads", "%u is above %d", threads, MAX_THREADS);
     }
     *draft = (lod_plan){.kind = kind, .threads = threads ? threads : lod_default_threads()};
+    lod_parallel_fit_quota();
     return lod_isa_in_use(&draft->isa, NULL, err);
 }
 

@@ -74,14 +74,12 @@ static bool read_numbers(const char *folder, const char *name, size_t count, lon
     return at != NULL;
 }
 
-static unsigned quota_of(const char *folder, bool unified) {
+static double quota_of(const char *folder, bool unified) {
     long long numbers[2]; // quota and period in microseconds
     bool told = unified ? read_numbers(folder, "cpu.max", 2, numbers)
                         : read_numbers(folder, "cpu.cfs_quota_us", 1, numbers) &&
                               read_numbers(folder, "cpu.cfs_period_us", 1, numbers + 1);
-    if (!told || numbers[0] <= 0 || numbers[1] <= 0) return 0;
-    const long long cpus = numbers[0] / numbers[1];
-    return cpus < 1 ? 1 : cpus > INT_MAX ? INT_MAX : (unsigned)cpus;
+    return told && numbers[0] > 0 && numbers[1] > 0 ? (double)numbers[0] / (double)numbers[1] : 0;
 }
 
 // What of a process's path lies below a mount: "" where that cannot be seen.
@@ -92,14 +90,14 @@ static const char *below(const char *path, const char *root) {
 }
 
 // The smaller of `smallest` and the quotas from the process's folder up to the mount; 0 is none.
-static unsigned walk(const char *prefix, const mount *m, const char *path, unsigned smallest) {
+static double walk(const char *prefix, const mount *m, const char *path, double smallest) {
     char folder[4 * PATH_MAX];
     const size_t root = strlen(prefix) + strlen(m->point);
     const int length = snprintf(folder, sizeof folder, "%s%s%s", prefix, m->point, below(path, m->root));
     if (length < 0 || (size_t)length >= sizeof folder) return smallest;
     for (;;) {
-        unsigned cpus = quota_of(folder, m->unified);
-        if (cpus && (!smallest || cpus < smallest)) smallest = cpus;
+        double cpus = quota_of(folder, m->unified);
+        if (cpus > 0 && (smallest == 0 || cpus < smallest)) smallest = cpus;
         char *slash = strrchr(folder, '/');
         if (!slash || strlen(folder) <= root) return smallest;
         *slash = 0;
@@ -107,7 +105,7 @@ static unsigned walk(const char *prefix, const mount *m, const char *path, unsig
 }
 
 // "4:cpu,cpuacct:/path" or, of version 2, "0::/path".
-static unsigned walk_own(const char *prefix, const mount *m, unsigned smallest) {
+static double walk_own(const char *prefix, const mount *m, double smallest) {
     char name[PATH_MAX], *line = NULL;
     size_t size = 0;
     snprintf(name, sizeof name, "%s/proc/self/cgroup", prefix);
@@ -125,10 +123,10 @@ static unsigned walk_own(const char *prefix, const mount *m, unsigned smallest) 
     return smallest;
 }
 
-unsigned lod_cgroup_quota(const char *prefix) {
+double lod_cgroup_quota(const char *prefix) {
     char name[PATH_MAX], *line = NULL;
     size_t size = 0;
-    unsigned smallest = 0;
+    double smallest = 0;
     snprintf(name, sizeof name, "%s/proc/self/mountinfo", prefix);
     FILE *file = fopen(name, "re");
     if (!file) return 0;

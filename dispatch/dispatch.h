@@ -38,12 +38,19 @@ const char *lod_op_text(lod_op op);
 const lod_kernel *lod_kernel_find(lod_op op, lod_isa isa);
 
 // --- parallel.c: the only file that knows of threads ---
-// Runs body(task, i) for i in [0, tasks) on up to `threads` threads, each with the default floating-point environment
-// (round to nearest, denormals kept), which is restored afterwards.
+// Runs body(task, i) for i in [0, tasks) on up to lod_parallel_threads(threads) threads, each with the default
+// floating-point environment (round to nearest, denormals kept), which is restored afterwards.
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task);
 // The same, telling each task which of at most `threads` workers runs it: two tasks of one worker never overlap.
 void lod_parallel_workers(unsigned threads, size_t tasks, void (*body)(void *task, size_t worker, size_t i),
                           void *task);
+// How many of `threads` are worth it: no more than the calling thread may use CPUs, nor than the cgroup's quota pays
+// for. A caller's own parallel-for is given them all.
+unsigned lod_parallel_threads(unsigned threads);
+// Asks anew what the quota pays for. Each plan does; until then there is no such limit.
+void lod_parallel_fit_quota(void);
+// For tests: as if there were so many CPUs and no quota; 0: as it is.
+void lod_parallel_pretend(unsigned cpus);
 // The same environment for what a call computes outside lod_parallel, to the end of the enclosing scope.
 uint64_t lod_fp_default(void);
 void lod_fp_restore(const uint64_t *saved);
@@ -56,9 +63,8 @@ unsigned lod_threads(const char **why);
 struct hwloc_topology *lod_topology(void);
 
 // --- cgroup.c ---
-// The CPU quota of this process's control group in CPUs, rounded down but at least 1; 0: none. prefix: where /proc and
-// the mounts lie ("").
-unsigned lod_cgroup_quota(const char *prefix);
+// The CPU quota of this process's control group in CPUs; 0: none. prefix: where /proc and the mounts lie ("").
+double lod_cgroup_quota(const char *prefix);
 
 // --- gradsum.c ---
 // Adds the columns col0 .. col0+cols-1 of leaf number `index` ([rows][ld] as a whole) to a sum; leaf [rows][ldleaf] is

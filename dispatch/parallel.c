@@ -1,13 +1,20 @@
 // The only file that knows of threads: a pool whose workers claim tasks from a counter. The caller works too, and waits
 // only for workers that have joined its call, so one that gets no CPU in time to join (a busy host, a quota) delays
 // nobody; a team that must meet at a barrier would. Idle workers watch for the next call for some microseconds, then
-// sleep. A forked child starts with an empty pool.
+// sleep. No more threads work at once than the caller may use CPUs and its cgroup's quota pays for: they would take
+// turns on a CPU, or run in bursts and be stopped in between, in the midst of tasks. A forked child starts with an
+// empty pool.
 //
 // Every task runs under the default floating-point environment, because a host program may have set flush-to-zero or
 // another rounding mode, and results must not depend on that.
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <time.h>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -15,7 +22,8 @@
 
 #include "dispatch.h"
 
-enum { SPINS = 2000 }; // looks before sleeping: 20 to 80 microseconds
+// How long one looks before it sleeps: about what waking costs. A longer watch burns a CPU that others want.
+enum { WATCH_NANOSECONDS = 20000, LOOKS_PER_READING = 16 }; // of the clock
 
 #if defined(__x86_64__)
 static uint64_t fp_environment(void) {
@@ -82,6 +90,24 @@ static void relax(void) {
 #endif
 }
 
+static int64_t nanoseconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+// Watches for the number to become another; whether it did in time.
+static bool watch(const atomic_uint *number, unsigned from) {
+    const int64_t begin = nanoseconds();
+    do {
+        for (int i = 0; i < LOOKS_PER_READING; i++) {
+            if (atomic_load(number) != from) return true;
+            relax();
+        }
+    } while (nanoseconds() - begin < WATCH_NANOSECONDS);
+    return false;
+}
+
 static void run_one(void *context, size_t i) {
     const job *j = context;
     LOD_DEFAULT_FP;
@@ -108,7 +134,7 @@ static job *join_locked(void) {
 static void await_job_locked(void) {
     unsigned seen = atomic_load(&pool.posts);
     pthread_mutex_unlock(&pool.lock);
-    for (int i = 0; i < SPINS && atomic_load(&pool.posts) == seen; i++) relax();
+    watch(&pool.posts, seen);
     pthread_mutex_lock(&pool.lock);
     if (atomic_load(&pool.posts) != seen) return;
     pool.sleeping++;
@@ -167,8 +193,49 @@ static void hire_locked(unsigned wanted) {
     pthread_attr_destroy(&detached);
 }
 
+static lod_parallel_for *host_engine;
+static void *host_context;
+
+void lod_set_parallel_for(lod_parallel_for *engine, void *context) {
+    host_engine = engine;
+    host_context = context;
+}
+
+// --- How many threads ---
+
+static atomic_uint quota_limit, pretended; // threads; 0: none
+
+// Rounded up: the quota pays for a part of the last one.
+void lod_parallel_fit_quota(void) {
+    int saved = errno;
+    const double cpus = ceil(lod_cgroup_quota(""));
+    atomic_store(&quota_limit, cpus < UINT_MAX ? (unsigned)cpus : 0);
+    errno = saved;
+}
+
+void lod_parallel_pretend(unsigned cpus) {
+    atomic_store(&pretended, cpus);
+}
+
+// Of this thread, now: half a microsecond. A host of more CPUs than a cpu_set_t holds is taken for unlimited.
+static unsigned affinity(void) {
+    cpu_set_t set;
+    int saved = errno;
+    bool told = sched_getaffinity(0, sizeof set, &set) == 0;
+    errno = saved;
+    return told ? (unsigned)CPU_COUNT(&set) : UINT_MAX;
+}
+
+unsigned lod_parallel_threads(unsigned threads) {
+    if (threads <= 1 || host_engine) return threads;
+    const unsigned pretence = atomic_load(&pretended), quota = atomic_load(&quota_limit);
+    const unsigned cpus = pretence ? pretence : affinity();
+    return (unsigned)lod_min(threads, quota && !pretence ? lod_min(cpus, quota) : cpus);
+}
+
 // --- Callers ---
 
+// Wakes no more workers than may join.
 static void post(job *j) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, prepare_for_fork);
@@ -177,8 +244,9 @@ static void post(job *j) {
     j->following = pool.jobs;
     pool.jobs = j;
     atomic_fetch_add(&pool.posts, 1);
-    if (pool.sleeping) pthread_cond_broadcast(&pool.posted);
+    size_t calls = lod_min(j->seats, pool.sleeping);
     pthread_mutex_unlock(&pool.lock);
+    while (calls-- > 0) pthread_cond_signal(&pool.posted);
 }
 
 // Nobody joins any more; returns when nobody is inside.
@@ -188,28 +256,21 @@ static void withdraw(job *j) {
     while (*at != j) at = &(*at)->following;
     *at = j->following;
     pthread_mutex_unlock(&pool.lock);
-    for (int i = 0; i < SPINS && atomic_load(&j->inside); i++) relax();
-    if (!atomic_load(&j->inside)) return;
+    unsigned inside = atomic_load(&j->inside);
+    while (inside && watch(&j->inside, inside)) inside = atomic_load(&j->inside);
+    if (!inside) return;
     pthread_mutex_lock(&pool.lock);
     while (atomic_load(&j->inside)) pthread_cond_wait(&pool.left, &pool.lock);
     pthread_mutex_unlock(&pool.lock);
 }
 
-static lod_parallel_for *host_engine;
-static void *host_context;
-
-void lod_set_parallel_for(lod_parallel_for *engine, void *context) {
-    host_engine = engine;
-    host_context = context;
-}
-
 void lod_parallel(unsigned threads, size_t tasks, void (*body)(void *task, size_t i), void *task) {
-    size_t used = lod_min(threads, tasks);
-    job j = {.body = body, .task = task, .tasks = tasks, .seats = used ? (unsigned)used - 1 : 0};
+    const unsigned used = lod_parallel_threads((unsigned)lod_min(threads, tasks));
+    job j = {.body = body, .task = task, .tasks = tasks, .seats = used ? used - 1 : 0};
     if (used <= 1) {
         run_tasks(&j);
     } else if (host_engine) {
-        host_engine(host_context, (unsigned)used, tasks, run_one, &j);
+        host_engine(host_context, used, tasks, run_one, &j);
     } else {
         post(&j);
         run_tasks(&j);

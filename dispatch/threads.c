@@ -78,11 +78,17 @@ static unsigned openmp_threads(void) {
     return (unsigned)first;
 }
 
+// Rounded down, and not below one.
+static unsigned quota_threads(void) {
+    const double cpus = lod_cgroup_quota("");
+    return cpus == 0 || cpus >= UINT_MAX ? 0 : cpus < 1 ? 1 : (unsigned)cpus;
+}
+
 unsigned lod_threads(const char **why) {
     const struct {
         unsigned threads;
         const char *why;
-    } limits[] = {{lod_cgroup_quota(""), "the cgroup's CPU quota, rounded down"},
+    } limits[] = {{quota_threads(), "the cgroup's CPU quota, rounded down"},
                 {openmp_threads(), "OMP_NUM_THREADS"}};
     unsigned threads = allowed_cpus();
     const char *reason = "the CPUs this process may run on";

@@ -58,7 +58,7 @@ LOD_API lod_status lod_isa_name(const char **name, lod_error *err);
 LOD_API unsigned lod_default_threads(void);
 
 /// A parallel-for of the caller's: runs body(task, i) for every i in [0, tasks), in any order, on any threads, and
-/// returns when all are done. `threads` is at most the plan's.
+/// returns when all are done. `threads` is at most the plan's, whatever CPUs there are.
 typedef void lod_parallel_for(void *context, unsigned threads, size_t tasks, void (*body)(void *task, size_t i),
                               void *task);
 
@@ -169,7 +169,8 @@ typedef struct lod_loss_shape {
     bool consistency; ///< calls may bring a second branch: room for its logits, too
 } lod_loss_shape;
 
-/// threads = 0: lod_default_threads(). The plan is freed with lod_plan_free.
+/// threads = 0: lod_default_threads(). Asked for more, a call starts no more at once than its thread may use CPUs, nor
+/// than the cgroup's CPU quota at the time of the last plan pays for, rounded up. The plan is freed with lod_plan_free.
 LOD_API lod_status lod_plan_lowrank(const lod_lowrank_shape *shape, unsigned threads, lod_rigor rigor, lod_plan **plan,
                                     lod_error *err);
 LOD_API lod_status lod_plan_attention(const lod_attention_shape *shape, unsigned threads, lod_rigor rigor,

@@ -1,11 +1,14 @@
 // The default number of threads: quotas of control groups in trees of both versions, OMP_NUM_THREADS, affinity.
 #include <errno.h>
 #include <ftw.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "check.h"
 
@@ -18,7 +21,7 @@ typedef struct host {
     struct {
         const char *name, *text;
     } files[6];
-    unsigned cpus; // wanted
+    double cpus; // wanted
 } host;
 
 #define V1(root, point, controllers)                                                                                   \
@@ -34,8 +37,8 @@ static const host hosts[] = {
     {"no cgroups", DISK, "", {{0}}, 0},
     {"no files at all", NULL, NULL, {{0}}, 0},
     {"v2", DISK V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "300000 100000\n"}}, 3},
-    {"v2, rounded down", V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "399999 100000\n"}}, 3},
-    {"v2, below one CPU", V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "5000 100000\n"}}, 1},
+    {"v2, not whole", V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "375000 100000\n"}}, 3.75},
+    {"v2, below one CPU", V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "25000 100000\n"}}, 0.25},
     {"v2 without a quota", V2("/", UNIFIED), "0::/a\n", {{UNIFIED "/a/cpu.max", "max 100000\n"}}, 0},
     {"v2, the smallest of the folders above", V2("/", UNIFIED), "0::/a/b/c\n",
      {{UNIFIED "/a/cpu.max", "200000 50000\n"},
@@ -51,7 +54,7 @@ static const host hosts[] = {
     {"v2, a path that leaves the namespace", V2("/", UNIFIED), "0::/../other\n",
      {{UNIFIED "/cpu.max", "300000 100000\n"}, {"/sys/fs/other/cpu.max", "100000 100000\n"}}, 3},
     {"v1", V1("/", CPU, "cpu"), "9:name=systemd:/\n1:cpu:/a\n",
-     {{CPU "/a/" QUOTA, "250000\n"}, {CPU "/a/" PERIOD, "100000\n"}}, 2},
+     {{CPU "/a/" QUOTA, "250000\n"}, {CPU "/a/" PERIOD, "100000\n"}}, 2.5},
     {"v1, cpu and cpuacct together", V1("/", "/sys/fs/cgroup/cpu,cpuacct", "cpu,cpuacct"), "4:cpu,cpuacct:/a\n",
      {{"/sys/fs/cgroup/cpu,cpuacct/a/" QUOTA, "100000\n"}, {"/sys/fs/cgroup/cpu,cpuacct/a/" PERIOD, "20000\n"}}, 5},
     {"v1, cpuacct is not cpu", V1("/", CPU, "cpuacct"), "4:cpuacct:/a\n",
@@ -105,9 +108,9 @@ CHECK_ONCE(threads_quota, 0) {
         if (h->mountinfo) write_file("/proc/self/mountinfo", h->mountinfo);
         if (h->cgroup) write_file("/proc/self/cgroup", h->cgroup);
         for (size_t j = 0; j < 6 && h->files[j].name; j++) write_file(h->files[j].name, h->files[j].text);
-        unsigned cpus = lod_cgroup_quota(prefix);
+        double cpus = lod_cgroup_quota(prefix);
         CHECK_THAT(nftw(prefix, remove_one, 16, FTW_DEPTH | FTW_PHYS) == 0);
-        if (cpus != h->cpus) check_fail("%s: a quota of %u CPUs, not %u", h->what, cpus, h->cpus);
+        if (cpus != h->cpus) check_fail("%s: a quota of %g CPUs, not %g", h->what, cpus, h->cpus);
     }
 }
 
@@ -156,4 +159,72 @@ CHECK_ONCE(threads_affinity, 0) {
     CHECK_THAT(sched_setaffinity(0, sizeof before, &before) == 0);
     CHECK_THAT(pinned == 1);
     CHECK_THAT(lod_default_threads() == all);
+}
+
+// --- How many work at once ---
+
+enum { TASKS = 3 };
+static atomic_uint present;
+
+// Each waits for all to be present, on as many threads; a second or two.
+static void meet(void *met, size_t i) {
+    (void)i;
+    struct timespec begin, now;
+    atomic_fetch_add(&present, 1);
+    clock_gettime(CLOCK_MONOTONIC, &begin);
+    do {
+        if (atomic_load(&present) == TASKS) atomic_store((atomic_bool *)met, true);
+        sched_yield();
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (!atomic_load((atomic_bool *)met) && now.tv_sec - begin.tv_sec < 2);
+    if (!atomic_load((atomic_bool *)met)) atomic_fetch_sub(&present, 1);
+}
+
+static bool all_meet(void) {
+    atomic_bool met = false;
+    atomic_store(&present, 0);
+    lod_parallel(TASKS, TASKS, meet, &met);
+    return atomic_load(&met);
+}
+
+static void rest(long milliseconds) {
+    nanosleep(&(struct timespec){.tv_nsec = milliseconds * 1000000}, NULL);
+}
+
+// Long enough for others to join.
+static void note_thread(void *threads, size_t i) {
+    ((pthread_t *)threads)[i] = pthread_self();
+    rest(2);
+}
+
+CHECK_ONCE(threads_at_once, 0) {
+    enum { MANY = 30 };
+    pthread_t by[MANY];
+    CHECK_THAT(lod_parallel_threads(TASKS) == TASKS && all_meet());
+    rest(20); // by now the workers are asleep
+    CHECK_THAT(all_meet());
+    lod_parallel_pretend(1);
+    const unsigned alone = lod_parallel_threads(TASKS);
+    lod_parallel(TASKS, MANY, note_thread, by);
+    lod_parallel_pretend(16);
+    CHECK_THAT(alone == 1);
+    for (size_t i = 0; i < MANY; i++) CHECK_THAT(pthread_equal(by[i], pthread_self()));
+}
+
+// Without a pretence: one CPU, one thread.
+CHECK_ONCE(threads_on_one_cpu, 0) {
+    cpu_set_t before, one;
+    size_t cpu = 0;
+    CHECK_THAT(sched_getaffinity(0, sizeof before, &before) == 0);
+    while (!CPU_ISSET(cpu, &before)) cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    lod_parallel_pretend(0);
+    CHECK_THAT(sched_setaffinity(0, sizeof one, &one) == 0);
+    const unsigned pinned = lod_parallel_threads(TASKS);
+    CHECK_THAT(sched_setaffinity(0, sizeof before, &before) == 0);
+    const unsigned unpinned = lod_parallel_threads(TASKS);
+    lod_parallel_pretend(16);
+    CHECK_THAT(pinned == 1);
+    CHECK_THAT(unpinned <= TASKS && unpinned <= (unsigned)CPU_COUNT(&before));
 }
