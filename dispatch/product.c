@@ -108,7 +108,7 @@ static void run_task(void *context, size_t i) {
 void lod_product_run(const lod_product *p) {
     const size_t n = columns_of(p), depth = p->transposed ? p->n_in : p->n_out;
     double flop = 2.0 * (double)p->tokens * (double)n * (double)depth;
-    size_t threads = lod_min(p->plan->threads, 1 + (size_t)(flop / FLOP_PER_THREAD));
+    size_t threads = lod_min(lod_parallel_threads(p->plan->threads), 1 + (size_t)(flop / FLOP_PER_THREAD));
     const lod_blocks *blocks = blocks_of(p);
     size_t panels = lod_div_up(n, strip_width(blocks)), strips = lod_div_up(p->tokens, blocks->tile->mr);
     // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W.
