@@ -89,7 +89,8 @@ static void run_piece(void *context, size_t worker, size_t i) {
 }
 
 static void run_pieces(const lod_attention_call *c, bool backward) {
-    const size_t threads = c->plan->threads, pairs = c->args->queries.count * c->plan->shape.attention.kv_heads;
+    const size_t threads = lod_parallel_threads(c->plan->threads);
+    const size_t pairs = c->args->queries.count * c->plan->shape.attention.kv_heads;
     if (pairs == 0) return;
     const size_t parts = threads > 1 ? lod_div_up(PIECES_PER_THREAD * threads, pairs) : 1;
     pieces all = {.call = c, .backward = backward, .run = lod_attention_forward_piece, .query_parts = parts};
