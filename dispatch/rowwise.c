@@ -4,7 +4,8 @@
 #include "philox.h"
 #include "plan.h"
 
-enum { FLOATS_PER_THREAD = 1 << 14, ELEMENT_UNIT = 16 };
+// Below this a sum of two vectors takes 12 microseconds, and sharing it more of the CPU than it saves.
+enum { FLOATS_PER_THREAD = 1 << 16, ELEMENT_UNIT = 16 };
 
 // A run of one operation: `args` are the caller's, `count` rows or elements in `parts` parts.
 typedef struct run {
@@ -20,7 +21,7 @@ static lod_range part_of(const run *r, size_t i) {
 // Runs body over `count` rows of `width` floats each (elements: width 1).
 static lod_status run_all(const lod_plan *plan, const void *args, size_t count, size_t width,
                           void (*body)(void *run, size_t i)) {
-    size_t parts = lod_min(plan->threads, 1 + count * width / FLOATS_PER_THREAD);
+    size_t parts = lod_min(lod_parallel_threads(plan->threads), 1 + count * width / FLOATS_PER_THREAD);
     run r = {.plan = plan, .args = args, .count = count, .unit = width == 1 ? ELEMENT_UNIT : 1, .parts = parts};
     lod_parallel(plan->threads, parts, body, &r);
     return LOD_OK;
