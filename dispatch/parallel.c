@@ -24,6 +24,7 @@
 
 // How long one looks before it sleeps: about what waking costs. A longer watch burns a CPU that others want.
 enum { WATCH_NANOSECONDS = 20000, LOOKS_PER_READING = 16 }; // of the clock
+enum { AFFINITY_NANOSECONDS = 5000000 };
 
 #if defined(__x86_64__)
 static uint64_t fp_environment(void) {
@@ -90,21 +91,21 @@ static void relax(void) {
 #endif
 }
 
-static int64_t nanoseconds(void) {
+static int64_t nanoseconds(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 // Watches for the number to become another; whether it did in time.
 static bool watch(const atomic_uint *number, unsigned from) {
-    const int64_t begin = nanoseconds();
+    const int64_t begin = nanoseconds(CLOCK_MONOTONIC);
     do {
         for (int i = 0; i < LOOKS_PER_READING; i++) {
             if (atomic_load(number) != from) return true;
             relax();
         }
-    } while (nanoseconds() - begin < WATCH_NANOSECONDS);
+    } while (nanoseconds(CLOCK_MONOTONIC) - begin < WATCH_NANOSECONDS);
     return false;
 }
 
@@ -217,13 +218,19 @@ void lod_parallel_pretend(unsigned cpus) {
     atomic_store(&pretended, cpus);
 }
 
-// Of this thread, now: half a microsecond. A host of more CPUs than a cpu_set_t holds is taken for unlimited.
+// Of this thread, as of some milliseconds ago at most: asking costs as much as a tenth of a small call. A host of more
+// CPUs than a cpu_set_t holds is taken for unlimited.
 static unsigned affinity(void) {
+    static _Thread_local unsigned cpus; // 0: never asked
+    static _Thread_local int64_t asked;
+    const int64_t now = nanoseconds(CLOCK_MONOTONIC_COARSE);
+    if (cpus && now - asked < AFFINITY_NANOSECONDS) return cpus;
     cpu_set_t set;
     int saved = errno;
-    bool told = sched_getaffinity(0, sizeof set, &set) == 0;
+    cpus = sched_getaffinity(0, sizeof set, &set) == 0 ? (unsigned)CPU_COUNT(&set) : UINT_MAX;
+    asked = now;
     errno = saved;
-    return told ? (unsigned)CPU_COUNT(&set) : UINT_MAX;
+    return cpus;
 }
 
 unsigned lod_parallel_threads(unsigned threads) {
