@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 DOMAIN_TRAIN, DOMAIN_EVAL = 0, 1
-POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_FFN_OUTPUT = 24, 25, 27
+POSITION_LORA_INPUT, POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_FFN_OUTPUT = 0, 24, 25, 27
+F32 = 0
 HUGE_PAGE = 2 << 20  # bytes
 
 
@@ -44,7 +45,26 @@ class lod_attention_shape(Structure):
     _fields_ = [(name, c_size_t) for name in ("heads", "kv_heads", "head_dim", "keys", "queries")]
 
 
+class lod_lowrank_shape(Structure):
+    _fields_ = [(name, c_size_t) for name in ("n_in", "n_out", "rank", "tokens")]
+
+
 FLOATS = POINTER(c_float)
+
+
+class lod_weight(Structure):
+    _fields_ = [("packed", c_void_p), ("dtype", c_int)]
+
+
+class lod_grad_sum(Structure):
+    _fields_ = [("size", c_size_t), ("levels", c_uint), ("count", c_uint64), ("level", FLOATS)]
+
+
+class lod_lowrank_args(Structure):
+    _fields_ = [("rows", lod_rows), ("rank", c_size_t), ("scale", c_double), ("dropout", lod_dropout), ("x", FLOATS),
+                ("ldx", c_size_t), ("w", lod_weight), ("a", FLOATS), ("bt", FLOATS), ("u", FLOATS), ("y", FLOATS),
+                ("ldy", c_size_t), ("dy", FLOATS), ("lddy", c_size_t), ("dx", FLOATS), ("lddx", c_size_t),
+                ("da", POINTER(lod_grad_sum)), ("dbt", POINTER(lod_grad_sum))]
 
 
 class lod_attention_args(Structure):
@@ -57,10 +77,6 @@ class lod_attention_args(Structure):
 class lod_dropout_add_args(Structure):
     _fields_ = [("rows", lod_rows), ("width", c_size_t), ("dropout", lod_dropout), ("inference", c_bool), ("x", FLOATS),
                 ("ldx", c_size_t), ("add", FLOATS), ("y", FLOATS), ("ldy", c_size_t)]
-
-
-class lod_weight(Structure):
-    _fields_ = [("packed", c_void_p), ("dtype", c_int)]
 
 
 class lod_loss_shape(Structure):
@@ -88,14 +104,27 @@ PROTOTYPES = {
     "lod_mask_dump": [c_uint64, c_uint32, c_uint32, c_double] + [c_size_t] * 4 + [c_void_p, POINTER(lod_error)],
     "lod_mask_span": [c_uint64, c_uint32, c_uint32, c_double, c_size_t, POINTER(c_size_t), POINTER(c_size_t),
                       POINTER(lod_error)],
+    "lod_pack_weights": [c_size_t, c_size_t, c_int, c_void_p, c_size_t, c_void_p, POINTER(lod_error)],
+    "lod_plan_lowrank": [POINTER(lod_lowrank_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
+    "lod_lowrank_forward": [c_void_p, POINTER(lod_lowrank_args), c_void_p, POINTER(lod_error)],
+    "lod_lowrank_backward": [c_void_p, POINTER(lod_lowrank_args), c_void_p, POINTER(lod_error)],
     "lod_plan_attention": [POINTER(lod_attention_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
     "lod_attention_forward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
     "lod_attention_backward": [c_void_p, POINTER(lod_attention_args), c_void_p, POINTER(lod_error)],
     "lod_plan_rowwise": [c_uint, POINTER(c_void_p), POINTER(lod_error)],
     "lod_dropout_add": [c_void_p, POINTER(lod_dropout_add_args), POINTER(lod_error)],
     "lod_plan_loss": [POINTER(lod_loss_shape), c_uint, c_int, POINTER(c_void_p), POINTER(lod_error)],
-    "lod_pack_weights": [c_size_t, c_size_t, c_int, c_void_p, c_size_t, c_void_p, POINTER(lod_error)],
     "lod_loss": [c_void_p, POINTER(lod_loss_args), c_void_p, POINTER(lod_error)],
+}
+# What returns no lod_status and takes no lod_error: its result, its arguments.
+PLAIN = {
+    "lod_plan_workspace": (c_size_t, [c_void_p]),
+    "lod_plan_free": (None, [c_void_p]),
+    "lod_plan_describe": (None, [c_void_p, c_char_p, c_size_t]),
+    "lod_packed_size": (c_size_t, [c_size_t, c_size_t, c_int]),
+    "lod_grad_sum_size": (c_size_t, [c_size_t, c_uint64]),
+    "lod_grad_sum_init": (None, [POINTER(lod_grad_sum), c_size_t, c_uint64, c_void_p]),
+    "lod_grad_sum_finish": (None, [POINTER(lod_grad_sum), c_void_p]),
 }
 
 
@@ -107,10 +136,8 @@ class Library:
         for name, arguments in PROTOTYPES.items():
             getattr(self.c, name).argtypes = arguments
             getattr(self.c, name).restype = c_int
-        self.c.lod_plan_workspace.argtypes, self.c.lod_plan_workspace.restype = [c_void_p], c_size_t
-        self.c.lod_packed_size.argtypes, self.c.lod_packed_size.restype = [c_size_t, c_size_t, c_int], c_size_t
-        self.c.lod_plan_free.argtypes, self.c.lod_plan_free.restype = [c_void_p], None
-        self.c.lod_plan_describe.argtypes, self.c.lod_plan_describe.restype = [c_void_p, c_char_p, c_size_t], None
+        for name, (result, arguments) in PLAIN.items():
+            getattr(self.c, name).argtypes, getattr(self.c, name).restype = arguments, result
 
     def call(self, name, *arguments):
         error = lod_error()
@@ -145,6 +172,11 @@ def as_numpy(array):
     return array.detach().numpy() if hasattr(array, "detach") else array
 
 
+def contiguous_floats(array):
+    assert array.dtype == np.float32 and array.flags.c_contiguous, (array.dtype, array.strides)
+    return array.ctypes.data_as(FLOATS)
+
+
 def strided(tokens, heads, head_dim, gap=0):
     """[tokens][heads][head_dim] of NaN, with a gap of NaN after each token; .base has the gaps, too."""
     memory = np.full((tokens, heads * head_dim + gap), np.nan, dtype=np.float32)
@@ -177,12 +209,79 @@ class Rows:
         return [slice(int(a), int(b)) for a, b in zip(self.start, self.start[1:])]
 
 
-class Attention:
+class Planned:
+    """What has a plan: its workspace, its end, its text."""
+
+    def make_plan(self, library, name, shape, threads):
+        self.library, self.plan = library, c_void_p()
+        library.call(name, byref(shape), threads, 0, byref(self.plan))
+        self.workspace = workspace(library.c.lod_plan_workspace(self.plan))
+
+    def __del__(self):
+        if getattr(self, "plan", None):
+            self.library.c.lod_plan_free(self.plan)
+
+    def describe(self):
+        text = ctypes.create_string_buffer(200)
+        self.library.c.lod_plan_describe(self.plan, text, len(text))
+        return text.value.decode()
+
+
+class GradSum:
+    """lod_grad_sum of matrices [rows][cols] over up to that many segments."""
+
+    def __init__(self, library, rows, cols, segments):
+        self.library, self.c, self.total = library, lod_grad_sum(), np.full((rows, cols), np.nan, dtype=np.float32)
+        self.memory = workspace(library.c.lod_grad_sum_size(rows * cols, segments))
+        library.c.lod_grad_sum_init(byref(self.c), rows * cols, segments, self.memory.ctypes.data)
+
+    def finish(self):
+        self.library.c.lod_grad_sum_finish(byref(self.c), self.total.ctypes.data)
+        return self.total
+
+
+class Lowrank(Planned):
+    """A plan, operands and results of a low-rank layer: x [T][n_in], w [n_out][n_in], a [r][n_in], bt [r][n_out], all
+    contiguous; a frozen layer without a and bt. The memory stays where it is from call to call."""
+
+    def __init__(self, library, x, w, rows, a=None, bt=None, scale=1, dropout=None, threads=1):
+        self.rows, self.x, (n_out, n_in) = rows, as_numpy(x), w.shape
+        self.a, self.bt = (None if m is None else as_numpy(m) for m in (a, bt))
+        tokens, rank = len(self.x), 0 if a is None else len(self.a)
+        shape = lod_lowrank_shape(n_in, n_out, rank, tokens)
+        self.make_plan(library, "lod_plan_lowrank", shape, threads)
+        self.packed = workspace(library.c.lod_packed_size(n_in, n_out, F32))
+        library.call("lod_pack_weights", n_in, n_out, F32, as_numpy(w).ctypes.data, n_in, self.packed.ctypes.data)
+        self.y, self.dx, self.u = (np.full((tokens, n), np.nan, dtype=np.float32) for n in (n_out, n_in, rank))
+        self.args = lod_lowrank_args(
+            rows=rows.c, rank=rank, scale=scale, dropout=dropout or lod_dropout(), ldx=n_in, ldy=n_out, lddy=n_out,
+            lddx=n_in, w=lod_weight(self.packed.ctypes.data, F32),
+            **{name: contiguous_floats(getattr(self, name)) for name in ("x", "y", "dx")})
+        self.sums = []
+        if rank:
+            self.sums = [GradSum(library, rank, n, len(rows.lengths)) for n in (n_in, n_out)]
+            self.args.a, self.args.bt, self.args.u = map(contiguous_floats, (self.a, self.bt, self.u))
+            self.args.da, self.args.dbt = (ctypes.pointer(s.c) for s in self.sums)
+
+    def forward(self):
+        self.library.call("lod_lowrank_forward", self.plan, byref(self.args), self.workspace.ctypes.data)
+        return self.y
+
+    def backward(self, dy):
+        """dX and, with an adapter, dA [r][n_in] and dB' [r][n_out] over all segments."""
+        dy = as_numpy(dy)
+        assert dy.shape == self.y.shape
+        self.args.dy = contiguous_floats(dy)
+        self.library.call("lod_lowrank_backward", self.plan, byref(self.args), self.workspace.ctypes.data)
+        return self.dx, *(s.finish() for s in self.sums)
+
+
+class Attention(Planned):
     """A plan, operands and results of attention over q [Tq][heads][D], k and v [Tk][kv_heads][D]; results are strided
     like their operands. The memory stays where it is from call to call, so calls can be timed."""
 
     def __init__(self, library, q, k, v, queries, keys=None, causal=True, scale=None, dropout=None, threads=1):
-        self.library, self.queries, self.keys = library, queries, keys or queries
+        self.queries, self.keys = queries, keys or queries
         self.q, self.k, self.v = as_numpy(q), as_numpy(k), as_numpy(v)
         (_, heads, head_dim), kv_heads = self.q.shape, self.k.shape[1]
         self.o, self.dq, self.dk, self.dv = (self.strided_like(a) for a in (self.q, self.q, self.k, self.v))
@@ -194,18 +293,7 @@ class Attention:
             ldv=self.leading(self.v), ldo=self.leading(self.o),
             **{name: self.pointer(getattr(self, name)) for name in ("q", "k", "v", "o", "dq", "dk", "dv")})
         shape = lod_attention_shape(heads, kv_heads, head_dim, max(self.keys.lengths), max(self.queries.lengths))
-        self.plan = c_void_p()
-        library.call("lod_plan_attention", byref(shape), threads, 0, byref(self.plan))
-        self.workspace = workspace(library.c.lod_plan_workspace(self.plan))
-
-    def __del__(self):
-        if getattr(self, "plan", None):
-            self.library.c.lod_plan_free(self.plan)
-
-    def describe(self):
-        text = ctypes.create_string_buffer(200)
-        self.library.c.lod_plan_describe(self.plan, text, len(text))
-        return text.value.decode()
+        self.make_plan(library, "lod_plan_attention", shape, threads)
 
     def forward(self):
         self.library.call("lod_attention_forward", self.plan, byref(self.args), self.workspace.ctypes.data)
@@ -235,18 +323,12 @@ class Attention:
         return strided(*array.shape, gap=cls.leading(array) - array.shape[1] * array.shape[2])
 
 
-def floats(array):
-    """The memory of a matrix without gaps."""
-    assert array.dtype == np.float32 and array.flags.c_contiguous, (array.dtype, array.strides)
-    return array.ctypes.data_as(FLOATS)
-
-
 def dropout_add(library, rows, dropout, x, add=None, inference=False):
     """y = add + D x, or D x, of x [T][width]."""
     plan, y = c_void_p(), np.full_like(x, np.nan)
     library.call("lod_plan_rowwise", 2, byref(plan))
-    args = lod_dropout_add_args(rows=rows.c, width=x.shape[1], dropout=dropout, inference=inference, x=floats(x),
-                                ldx=x.shape[1], add=None if add is None else floats(add), y=floats(y), ldy=x.shape[1])
+    args = lod_dropout_add_args(rows=rows.c, width=x.shape[1], dropout=dropout, inference=inference, x=contiguous_floats(x),
+                                ldx=x.shape[1], add=None if add is None else contiguous_floats(add), y=contiguous_floats(y), ldy=x.shape[1])
     try:
         library.call("lod_dropout_add", plan, byref(args))
     finally:
@@ -276,10 +358,10 @@ class Loss:
         tokens, n = self.h.shape
         loss, loss2, divergence = (np.full(tokens, np.nan, dtype=np.float32) for _ in range(3))
         dh, dh2 = (np.full_like(self.h, np.nan) for _ in range(2))
-        args = lod_loss_args(tokens=tokens, h=floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, 0),
-                             target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=floats(loss), dh=floats(dh),
-                             lddh=n, consistency=consistency, weight=weight, h2=floats(self.h2), ldh2=n,
-                             loss2=floats(loss2), divergence=floats(divergence), dh2=floats(dh2) if both else None,
+        args = lod_loss_args(tokens=tokens, h=contiguous_floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, 0),
+                             target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=contiguous_floats(loss), dh=contiguous_floats(dh),
+                             lddh=n, consistency=consistency, weight=weight, h2=contiguous_floats(self.h2), ldh2=n,
+                             loss2=contiguous_floats(loss2), divergence=contiguous_floats(divergence), dh2=contiguous_floats(dh2) if both else None,
                              lddh2=n)
         self.library.call("lod_loss", self.plan, byref(args), self.workspace.ctypes.data)
         return [loss, loss2, divergence, dh] + ([dh2] if both else [])
