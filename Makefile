@@ -7,7 +7,7 @@ PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libsentenc
            ninja-build pkg-config python3 wordnet-base
 INSTALL = apt-get install -y --no-install-recommends
 
-.PHONY: help deps build demo test interop bench clean
+.PHONY: help deps build demo test interop bench compare clean
 
 help:
 	@echo "make deps     install the Debian packages that are missing (as root; otherwise print the command)"
@@ -16,6 +16,7 @@ help:
 	@echo "make demo     fine-tune a small language model with LoRA and dropout"
 	@echo "make interop  compare with PyTorch and PEFT, in a Python environment of its own ($(VENV)/)"
 	@echo "make bench    measure the kernels; BENCH_FLAGS are Google Benchmark's"
+	@echo "make compare  measure beside PyTorch, PEFT and transformers; COMPARE_FLAGS, e.g. --only lora (--help lists them)"
 	@echo "make clean    remove $(BUILD)/"
 
 # What is there counts if it is for this machine's architecture; where there is no dpkg nothing is looked for.
@@ -44,12 +45,15 @@ $(VENV)/ready: tests/interop/requirements.txt
 	$(VENV)/bin/pip install --quiet -r tests/interop/requirements.txt
 	touch $@
 
-interop: PACKAGES += python3-venv
+interop compare: PACKAGES += python3-venv
 interop: build $(VENV)/ready
 	@$(VENV)/bin/python tests/interop/run.py --build $(BUILD)
 
 bench: build
 	@$(BUILD)/lodrop-bench $(BENCH_FLAGS)
+
+compare: build $(VENV)/ready
+	@$(VENV)/bin/python bench/compare/run.py --build $(BUILD) $(COMPARE_FLAGS)
 
 clean:
 	rm -rf $(BUILD)

@@ -1,0 +1,168 @@
+"""Whole fine-tuning steps: lodrop-train beside transformers and PEFT, each run a process of its own, in turn. A model
+of random weights is made on the spot. Only Python's standard library: PyTorch stays in the peer's processes
+(step_torch.py).
+
+Memory is the peak of the process's resident set, for both as the system tells it to the parent when the process ends;
+the parent's own counts in it (processes inherit that peak), so the parent stays small.
+"""
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import host
+import measure
+import report
+
+PEER = "transformers + PEFT"
+PEER_PROGRAM = Path(__file__).with_name("step_torch.py")
+RANK, ALPHA, LEARNING_RATE = 8, 16, 1e-4
+WARM_UP_STEPS = 2
+# Case: lodrop-train's flags and the peer's method.
+METHODS = {"step": (["--method", "lora-input-dropout", "--lora-dropout", str(report.DROPOUT_RATE)], "lora-dropout")}
+
+
+@dataclass
+class Work:
+    """A Llama, adapters on q and v, and a batch of equally long examples."""
+    name: str
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    batch: int
+    tokens: int
+    steps: int  # measured, after the warm-up
+
+    def text(self, stored):
+        return f"{self.name} ({stored} weights), B={self.batch} T={self.tokens}"
+
+    def adapter_flops(self):
+        """q and v have A and B. Forward U, U B'; backward dU, dB, dA, and dX, which the first layer does without."""
+        width, kv = self.hidden, self.hidden // self.heads * self.kv_heads
+        inner, outer = 2 * width, width + kv
+        return 2 * RANK * (3 * (inner + outer) * self.layers - inner) * self.batch * self.tokens
+
+    def flops(self):
+        """Of a step: products alone, each once. The first layer's q, k and v have no dX: nothing trains below them."""
+        kv = self.hidden // self.heads * self.kv_heads
+        qkv = self.hidden * (self.hidden + 2 * kv)
+        layer = qkv + self.hidden**2 + 3 * self.hidden * self.intermediate
+        weights = 2 * (layer * self.layers + self.vocabulary * self.hidden) - qkv
+        tokens = self.batch * self.tokens
+        attention = 7 * 2 * self.hidden * self.tokens / 2 * self.layers * tokens
+        return 2 * weights * tokens + attention + self.adapter_flops()
+
+
+SHAPES = {"llama-135m": Work("Llama of SmolLM2-135M's shape", 30, 576, 1536, 9, 3, 49152, batch=4, tokens=256, steps=4)}
+QUICK = {"quick-step": Work("small Llama", 2, 48, 80, 3, 1, 2100, batch=2, tokens=24, steps=2)}
+
+
+class Failed(Exception):
+    """A program ended badly; the text says which and why."""
+
+
+def run(command, log, environment):
+    """Runs it to its end, its output in a file; the peak of its resident set in bytes."""
+    with log.open("w") as out:
+        process = subprocess.Popen([*map(str, command)], stdout=out, stderr=subprocess.STDOUT, env=environment)
+    try:
+        _, status, usage = os.wait4(process.pid, 0)
+    except BaseException:  # stopped: it must not go on alone
+        process.kill()
+        raise
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        lines = log.read_text(errors="replace").strip().splitlines() or ["no output"]
+        raise Failed(f"{Path(command[0]).name}: exit {process.returncode}: {lines[-1]}")
+    return usage.ru_maxrss * 1024
+
+
+class Steps:
+    """Steps of one work; files go to a folder that is kept, for a model is made once."""
+
+    def __init__(self, build, folder, work, threads, isa):
+        self.build, self.work, self.threads = build, work, threads
+        self.environment = {**os.environ, **host.peer_environment(isa, threads), "HF_HUB_OFFLINE": "1"}
+        self.folder = folder / "step"
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def peer(self, *arguments, log):
+        return run([sys.executable, PEER_PROGRAM, *arguments], self.folder / log, self.environment)
+
+    def make_model(self):
+        work = json.dumps(asdict(self.work))
+        wanted = f"{work}\n{hashlib.sha256(PEER_PROGRAM.read_bytes()).hexdigest()}\n"
+        made = self.folder / "made"
+        if not made.exists() or made.read_text() != wanted:
+            self.peer("make", self.folder, work, log="make.log")
+            made.write_text(wanted)
+
+    def lodrop(self, case, stored):
+        """Seconds of each step, loss of each step, peak memory."""
+        output = self.folder / "output"
+        flags = {"model": self.folder / stored, "data": self.folder / "examples.jsonl", "output": output,
+                 "lora-r": RANK, "lora-alpha": ALPHA, "batch-size": self.work.batch, "max-length": self.work.tokens,
+                 "learning-rate": LEARNING_RATE, "max-steps": WARM_UP_STEPS + self.work.steps,
+                 "threads": self.threads}
+        command = [self.build / "lodrop-train", *METHODS[case][0]]
+        for name, value in flags.items():
+            command += [f"--{name}", value]
+        memory = run(command, self.folder / "lodrop.log", self.environment)
+        told = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        tokens = self.work.batch * self.work.tokens
+        return [tokens / t["tokens_per_second"] for t in told], [t["loss"] for t in told], memory
+
+    def transformers(self, case):
+        settings = {"method": METHODS[case][1], "rate": report.DROPOUT_RATE, "rank": RANK, "alpha": ALPHA,
+                    "learning_rate": LEARNING_RATE, "steps": WARM_UP_STEPS + self.work.steps, "threads": self.threads}
+        memory = self.peer("train", self.folder, json.dumps(settings), log="peer.log")
+        told = [json.loads(line) for line in (self.folder / "peer.jsonl").read_text().splitlines()]
+        return [t["seconds"] for t in told], [t["loss"] for t in told], memory
+
+
+def check_same(name, ours, theirs):
+    """What is timed computes the same: B is 0 at the first step, so the loss is that of the frozen model."""
+    assert abs(ours - theirs) < 1e-4 * theirs, f"{name}: first loss {ours:.6f}, {PEER}'s {theirs:.6f}"
+
+
+def measured(run):
+    """A run's step and its memory: the median of the steps after the warm-up."""
+    seconds, _, memory = run
+    return statistics.median(seconds[WARM_UP_STEPS:]), memory
+
+
+def make_row(work, stored, case, setting, ours, theirs, peaks):
+    """ours, theirs: (seconds, bytes) of each round; theirs may be empty."""
+    seconds, memory = ([list(column) for column in zip(*runs)] if runs else [] for runs in (ours, theirs))
+    tokens, who = work.batch * work.tokens, {"ours": seconds, **({"peer": memory} if theirs else {})}
+    return report.make_row(
+        case, work.text(stored), setting, seconds[0], PEER if theirs else None, memory[0] if theirs else None,
+        tokens_per_second={name: tokens / statistics.median(of[0]) for name, of in who.items()},
+        memory_bytes={name: max(of[1]) for name, of in who.items()},
+        memory_ratio=max(seconds[1]) / max(memory[1]) if theirs else None,
+        counted_gflop=1e-9 * work.flops(), peak_gflops=1e-9 * statistics.median(peaks),
+        share_of_limit=measure.shares(work.flops(), seconds[0], peaks))
+
+
+def measure_work(build, folder, work, cases, setting, rounds, only_ours):
+    """Rows of one work: in each round the peak, then for each case lodrop on weights stored in either way, the peer."""
+    steps, runs, peaks = Steps(build, folder, work, setting["threads"], setting["isa"]), {}, []
+    steps.make_model()
+    for _ in range(rounds):
+        peaks.append(measure.peak(build, setting["threads"]))
+        for case in cases:
+            for stored in ("F32", "BF16"):
+                runs.setdefault((case, stored), []).append(steps.lodrop(case, stored))
+            if not only_ours:
+                runs.setdefault((case, PEER), []).append(steps.transformers(case))
+                check_same(work.name, runs[case, "F32"][-1][1][0], runs[case, PEER][-1][1][0])
+    told = {key: [measured(run) for run in each] for key, each in runs.items()}
+    return [make_row(work, stored, case, setting, told[case, stored], told.get((case, PEER), []), peaks)
+            for case in cases for stored in ("F32", "BF16")]
