@@ -73,7 +73,7 @@ def train(folder, settings):
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=settings["learning_rate"], weight_decay=0)
     ids = torch.tensor(json.loads((folder / "tokens.json").read_text()))
-    with (folder / "peer.jsonl").open("w") as out:
+    with (folder / "peer.jsonl").open("w", buffering=1) as out:
         for _ in range(settings["steps"]):
             begin = time.perf_counter()
             loss = model(input_ids=ids, labels=ids).loss
