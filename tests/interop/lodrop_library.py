@@ -327,8 +327,9 @@ def dropout_add(library, rows, dropout, x, add=None, inference=False):
     """y = add + D x, or D x, of x [T][width]."""
     plan, y = c_void_p(), np.full_like(x, np.nan)
     library.call("lod_plan_rowwise", 2, byref(plan))
-    args = lod_dropout_add_args(rows=rows.c, width=x.shape[1], dropout=dropout, inference=inference, x=contiguous_floats(x),
-                                ldx=x.shape[1], add=None if add is None else contiguous_floats(add), y=contiguous_floats(y), ldy=x.shape[1])
+    args = lod_dropout_add_args(
+        rows=rows.c, width=x.shape[1], dropout=dropout, inference=inference, x=contiguous_floats(x), ldx=x.shape[1],
+        add=None if add is None else contiguous_floats(add), y=contiguous_floats(y), ldy=x.shape[1])
     try:
         library.call("lod_dropout_add", plan, byref(args))
     finally:
@@ -336,32 +337,25 @@ def dropout_add(library, rows, dropout, x, add=None, inference=False):
     return y
 
 
-class Loss:
+class Loss(Planned):
     """The loss of h and h2 [T][n] under w [vocabulary][n], and their consistency."""
 
     def __init__(self, library, h, h2, w, target, threads=1):
-        self.library, self.h, self.h2, self.w, self.target = library, h, h2, w, target
-        vocabulary, n = w.shape
-        self.packed = workspace(library.c.lod_packed_size(n, vocabulary, 0))
-        library.call("lod_pack_weights", n, vocabulary, 0, w.ctypes.data, n, self.packed.ctypes.data)
-        self.plan = c_void_p()
-        shape = lod_loss_shape(n, vocabulary, len(target), True)
-        library.call("lod_plan_loss", byref(shape), threads, 0, byref(self.plan))
-        self.workspace = workspace(library.c.lod_plan_workspace(self.plan))
-
-    def __del__(self):
-        if getattr(self, "plan", None):
-            self.library.c.lod_plan_free(self.plan)
+        self.h, self.h2, self.target, (vocabulary, n) = h, h2, target, w.shape
+        self.make_plan(library, "lod_plan_loss", lod_loss_shape(n, vocabulary, len(target), True), threads)
+        self.packed = workspace(library.c.lod_packed_size(n, vocabulary, F32))
+        library.call("lod_pack_weights", n, vocabulary, F32, w.ctypes.data, n, self.packed.ctypes.data)
 
     def run(self, consistency, weight, both):
         """loss, loss2, divergence, dh and, if both, dh2."""
         tokens, n = self.h.shape
         loss, loss2, divergence = (np.full(tokens, np.nan, dtype=np.float32) for _ in range(3))
         dh, dh2 = (np.full_like(self.h, np.nan) for _ in range(2))
-        args = lod_loss_args(tokens=tokens, h=contiguous_floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, 0),
-                             target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=contiguous_floats(loss), dh=contiguous_floats(dh),
-                             lddh=n, consistency=consistency, weight=weight, h2=contiguous_floats(self.h2), ldh2=n,
-                             loss2=contiguous_floats(loss2), divergence=contiguous_floats(divergence), dh2=contiguous_floats(dh2) if both else None,
-                             lddh2=n)
+        args = lod_loss_args(
+            tokens=tokens, h=contiguous_floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, F32),
+            target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=contiguous_floats(loss),
+            dh=contiguous_floats(dh), lddh=n, consistency=consistency, weight=weight, h2=contiguous_floats(self.h2),
+            ldh2=n, loss2=contiguous_floats(loss2), divergence=contiguous_floats(divergence),
+            dh2=contiguous_floats(dh2) if both else None, lddh2=n)
         self.library.call("lod_loss", self.plan, byref(args), self.workspace.ctypes.data)
         return [loss, loss2, divergence, dh] + ([dh2] if both else [])
