@@ -1,5 +1,7 @@
-// The FMA peak: what every share is measured against.
+// The two roofs, the FMA peak and the memory bandwidth: what every share is measured against.
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #include "bench.h"
@@ -11,28 +13,30 @@ double bench_seconds(unsigned threads) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static lod_peak_f32_fn *probe_of(lod_isa isa) {
+typedef struct probes {
+    lod_peak_f32_fn *peak;
+    lod_read_f32_fn *read;
+} probes;
+
+// Those of an instruction set that this CPU has; NULL for others.
+static probes probes_of(lod_isa isa) {
+    if (!lod_cpu_has(isa)) return (probes){NULL, NULL};
     switch (isa) {
 #if defined(__x86_64__)
     case LOD_ISA_avx2:
-        return lod_peak_f32__avx2;
+        return (probes){lod_peak_f32__avx2, lod_read_f32__avx2};
     case LOD_ISA_avx512:
-        return lod_peak_f32__avx512;
+        return (probes){lod_peak_f32__avx512, lod_read_f32__avx512};
 #elif defined(__aarch64__)
     case LOD_ISA_neon:
-        return lod_peak_f32__neon;
+        return (probes){lod_peak_f32__neon, lod_read_f32__neon};
 #endif
     default:
-        return NULL;
+        return (probes){NULL, NULL};
     }
 }
 
-typedef struct peak_task {
-    lod_peak_f32_fn *probe;
-    unsigned threads;
-    double seconds;
-    double *rates; // one a thread
-} peak_task;
+enum { MAX_THREADS = 1024 };
 
 static void fill(float floats[LOD_PEAK_FLOATS]) {
     for (int i = 0; i < LOD_PEAK_FLOATS; i++) {
@@ -40,8 +44,17 @@ static void fill(float floats[LOD_PEAK_FLOATS]) {
     }
 }
 
+// --- The FMA peak: every thread measures by itself, at the same time ---
+
+typedef struct peak_task {
+    lod_peak_f32_fn *probe;
+    unsigned threads;
+    double seconds;
+    double rates[MAX_THREADS];
+} peak_task;
+
 static void measure_thread(void *context, size_t thread) {
-    const peak_task *task = context;
+    peak_task *task = context;
     float floats[LOD_PEAK_FLOATS];
     fill(floats);
     double flops = 0, begin = bench_seconds(task->threads), now;
@@ -53,25 +66,15 @@ static void measure_thread(void *context, size_t thread) {
 }
 
 double bench_peak(lod_isa isa, unsigned threads, double seconds) {
-    enum { MAX_THREADS = 1024 };
-    static double rates[MAX_THREADS];
-    peak_task task = {.probe = probe_of(isa), .threads = threads, .seconds = seconds, .rates = rates};
-    if (!task.probe || !lod_cpu_has(isa) || threads > MAX_THREADS) return 0;
+    static peak_task task;
+    task = (peak_task){.probe = probes_of(isa).peak, .threads = threads, .seconds = seconds};
+    if (!task.probe || threads > MAX_THREADS) return 0;
     lod_parallel(threads, threads, measure_thread, &task);
     double sum = 0;
     for (unsigned i = 0; i < threads; i++) {
-        sum += rates[i];
+        sum += task.rates[i];
     }
     return sum;
-}
-
-void bench_report(gb_state *state, const lod_plan *plan, double flops, double seconds, double peak, double reference) {
-    gb_counter(state, "GF/s", flops / seconds * 1e-9);
-    if (peak > 0) gb_counter(state, "peak_share", flops / seconds / peak);
-    if (reference > 0) gb_counter(state, "vs_p0", seconds / reference);
-    char text[96];
-    lod_plan_describe(plan, text, sizeof text);
-    gb_label(state, text);
 }
 
 static void run_peak(gb_state *state, const void *context) {
@@ -79,17 +82,83 @@ static void run_peak(gb_state *state, const void *context) {
     float floats[LOD_PEAK_FLOATS];
     fill(floats);
     double flops = 0, begin = bench_seconds(1);
-    while (gb_next(state)) {
-        flops += probe_of(*isa)(1 << 16, floats);
+    while (gb_next(state, 1)) {
+        flops += probes_of(*isa).peak(1 << 16, floats);
     }
     gb_counter(state, "GF/s", flops / (bench_seconds(1) - begin) * 1e-9);
 }
 
-void bench_add_peaks(void) {
+// --- Memory bandwidth: passes over a set that no cache holds, a part of it for each thread ---
+
+typedef struct reading {
+    lod_isa isa;
+    unsigned threads;
+    float *memory; // [threads][floats]
+    size_t floats;
+} reading;
+
+static void read_part(void *context, size_t thread) {
+    const reading *r = context;
+    float sums[LOD_PEAK_FLOATS];
+    probes_of(r->isa).read(r->memory + thread * r->floats, r->floats, sums);
+}
+
+// Pages that were never written are all the same one, which a cache holds.
+static void write_part(void *context, size_t thread) {
+    const reading *r = context;
+    memset(r->memory + thread * r->floats, 0, r->floats * sizeof *r->memory);
+}
+
+static bool begin_reading(reading *r) {
+    r->floats = lod_round_up(bench_cold_bytes() / sizeof *r->memory / r->threads, LOD_READ_FLOATS);
+    r->memory = bench_floats(r->floats * r->threads);
+    if (r->memory) lod_parallel(r->threads, r->threads, write_part, r);
+    return r->memory != NULL;
+}
+
+static double pass(reading *r) {
+    lod_parallel(r->threads, r->threads, read_part, r);
+    return (double)r->threads * (double)(r->floats * sizeof *r->memory);
+}
+
+double bench_bandwidth(lod_isa isa, unsigned threads, double seconds) {
+    reading r = {.isa = isa, .threads = threads};
+    if (!probes_of(isa).read || !begin_reading(&r)) return 0;
+    double bytes = 0, begin = bench_seconds(threads), now;
+    do {
+        bytes += pass(&r);
+        now = bench_seconds(threads);
+    } while (now - begin < seconds);
+    free(r.memory);
+    return bytes / (now - begin);
+}
+
+static void run_bandwidth(gb_state *state, const void *context) {
+    reading r = *(const reading *)context;
+    if (!begin_reading(&r)) {
+        gb_skip(state, "no memory");
+        return;
+    }
+    double bytes = 0, begin = bench_seconds(r.threads);
+    while (gb_next(state, 1)) {
+        bytes += pass(&r);
+    }
+    gb_counter(state, "bytes/s", bytes / (bench_seconds(r.threads) - begin));
+    free(r.memory);
+}
+
+void bench_add_peaks(unsigned threads) {
     static const lod_isa isas[] = {LOD_ISA_avx2, LOD_ISA_avx512, LOD_ISA_neon};
+    static reading cases[2][sizeof isas / sizeof isas[0]];
     for (size_t i = 0; i < sizeof isas / sizeof isas[0]; i++) {
+        if (!probes_of(isas[i]).peak) continue;
         char name[64];
         snprintf(name, sizeof name, "peak_f32/%s/fma", lod_isa_text(isas[i]));
-        if (probe_of(isas[i]) && lod_cpu_has(isas[i])) gb_add(name, run_peak, &isas[i]);
+        gb_add(name, run_peak, &isas[i]);
+        for (unsigned many = 0; many < (threads > 1 ? 2 : 1); many++) {
+            cases[many][i] = (reading){.isa = isas[i], .threads = many ? threads : 1};
+            snprintf(name, sizeof name, "read_f32/%s/threads%u", lod_isa_text(isas[i]), cases[many][i].threads);
+            gb_add(name, run_bandwidth, &cases[many][i]);
+        }
     }
 }

@@ -72,7 +72,7 @@ static void measure(bench_layer *layer, lod_isa isa, unsigned threads, double ra
 static void share(const bench_shape *s, lod_isa isa, unsigned threads, double rate, series ratios[KINDS]) {
     bench_layer layer;
     lod_error error;
-    if (!bench_layer_make(&layer, s, threads, &error)) {
+    if (!bench_layer_make(&layer, s, LOD_F32, false, threads, &error)) {
         fprintf(stderr, "%s: %s: %s\n", s->name, error.field, error.text);
         exit(1);
     }

@@ -12,12 +12,12 @@ static bool any_skipped = false;
 void gb_add(const char *name, void (*run)(gb_state *, const void *), const void *context) {
     auto *added = benchmark::RegisterBenchmark(
         name, [=](benchmark::State &state) { run(reinterpret_cast<gb_state *>(&state), context); });
-    added->Unit(benchmark::kMillisecond);
+    added->Unit(benchmark::kMicrosecond);
 }
 
-bool gb_next(gb_state *state) {
+bool gb_next(gb_state *state, unsigned calls) {
     benchmark::ClobberMemory();
-    return cpp(state).KeepRunning();
+    return cpp(state).KeepRunningBatch(calls);
 }
 
 void gb_counter(gb_state *state, const char *name, double value) {
@@ -26,6 +26,10 @@ void gb_counter(gb_state *state, const char *name, double value) {
 
 void gb_label(gb_state *state, const char *text) {
     cpp(state).SetLabel(text);
+}
+
+void gb_context(const char *name, const char *value) {
+    benchmark::AddCustomContext(name, value);
 }
 
 void gb_skip(gb_state *state, const char *why) {
@@ -38,7 +42,7 @@ int gb_main(int argc, char **argv) {
     if (benchmark::ReportUnrecognizedArguments(argc, argv)) {
         return 2;
     }
-    benchmark::RunSpecifiedBenchmarks();
+    const size_t ran = benchmark::RunSpecifiedBenchmarks();
     benchmark::Shutdown();
-    return any_skipped ? 1 : 0;
+    return any_skipped || ran == 0 ? 1 : 0;
 }

@@ -11,11 +11,14 @@ extern "C" {
 typedef struct gb_state gb_state; // a benchmark::State
 
 void gb_add(const char *name, void (*run)(gb_state *state, const void *context), const void *context);
-bool gb_next(gb_state *state); // while (gb_next(state)) what is measured;
+// while (gb_next(state, calls)) what is measured, so many calls of it;
+bool gb_next(gb_state *state, unsigned calls);
 void gb_counter(gb_state *state, const char *name, double value);
 void gb_label(gb_state *state, const char *text);
 void gb_skip(gb_state *state, const char *why);
-int gb_main(int argc, char **argv); // the exit status; benchmarks that were skipped are a failure
+void gb_context(const char *name, const char *value); // for the context of what is written
+// The exit status: a benchmark that was skipped, and a filter that fits none, are a failure.
+int gb_main(int argc, char **argv);
 
 #ifdef __cplusplus
 }

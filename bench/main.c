@@ -5,34 +5,41 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "against.h"
 #include "bench.h"
 
 static const char usage[] =
-    "usage: lodrop-bench [--threads N] [--shapes FILE] [Google Benchmark's flags]\n"
+    "usage: lodrop-bench [--against OLD.json] [--threads N] [--shapes FILE] [--cold MIB] [Google Benchmark's flags]\n"
     "       lodrop-bench --share [NAME...] [--threads N] [--shapes FILE] [--rounds N] [--rate P]\n"
-    "       lodrop-bench --peak [--threads N]\n"
+    "       lodrop-bench --peak | --bandwidth [--threads N] [--cold MIB]\n"
     "\n"
-    "Measures the FMA peak, the tiles, low-rank layers (W packed before, X packed inside the time) and attention, by\n"
-    "default as the median of 9 repetitions in random order. peak_share is GF/s over the peak measured beside it,\n"
-    "vs_p0 the time over that without dropout.\n"
+    "Measures the two roofs (FMA peak, reading memory), every kernel that this CPU runs, and whole calls: low-rank\n"
+    "layers (W packed before, X packed inside the time), attention, loss, row-wise operations; by default as the\n"
+    "median of 9 repetitions in random order. Names are <operation>_<dtype>/<recipe>/<shape>; those of kernels end in\n"
+    "/hot (the same operands again) or /cold (operands out of memory), and layers of few tokens have /cold names too.\n"
+    "peak_share is GF/s over the peak measured beside it, vs_p0 the time over that without dropout; bytes/s counts\n"
+    "each operand once for a read and once for a write.\n"
     "\n"
+    "  --against OLD.json  then print what changed by more than the spread: medians that differ by more than the\n"
+    "                larger distance of quartiles. OLD.json: of an earlier run with --benchmark_out=OLD.json\n"
     "  --share       alternate peak, layer, layer with dropout, frozen layer; print the ratios' medians [quartiles]\n"
     "  --peak        print the FMA peak of the instruction set in use, for comparisons beside other programs\n"
-    "  --threads N   threads of layers and attention (1)\n"
-    "  --shapes FILE lines `name tokens n_in n_out rank` and `attention name tokens heads kv_heads head_dim`\n"
-    "                (shapes.txt beside this program)\n"
+    "  --bandwidth   print how fast one thread, and N, read memory\n"
+    "  --threads N   threads of whole calls (1)\n"
+    "  --shapes FILE lines as in shapes.txt, which lies beside this program\n"
+    "  --cold MIB    what no cache holds (twice the last cache, between 64 and 256)\n"
     "  --rounds N    rounds of --share (15)\n"
     "  --rate P      dropout rate of --share (0.1)\n"
     "  --version     the version\n"
     "\n"
-    "LODROP_ISA=ref|avx2|avx512|neon forces an instruction set; --benchmark_filter=REGEX picks benchmarks by name\n"
-    "<operation>_<dtype>/<recipe>/<shape>.\n";
+    "LODROP_ISA=ref|avx2|avx512|neon forces an instruction set on whole calls; --benchmark_filter=REGEX picks\n"
+    "benchmarks by name.\n";
 
 typedef struct options {
-    bool share, peak;
+    bool share, peak, bandwidth;
     unsigned threads, rounds;
     double rate;
-    const char *shapes;
+    const char *shapes, *against;
     const char *names[64];
     size_t name_count;
 } options;
@@ -68,6 +75,13 @@ static int parse(int argc, char **argv, options *o) {
             o->share = true;
         } else if (strcmp(argv[i], "--peak") == 0) {
             o->peak = true;
+        } else if (strcmp(argv[i], "--bandwidth") == 0) {
+            o->bandwidth = true;
+        } else if (strcmp(argv[i], "--against") == 0) {
+            if (!*value) bad_usage();
+            o->against = value, i++;
+        } else if (strcmp(argv[i], "--cold") == 0) {
+            bench_set_cold_bytes((size_t)count_of(value) << 20), i++;
         } else if (strcmp(argv[i], "--threads") == 0) {
             o->threads = count_of(value), i++;
         } else if (strcmp(argv[i], "--rounds") == 0) {
@@ -134,39 +148,103 @@ static int print_peak(unsigned threads) {
     return 0;
 }
 
+static int print_bandwidth(unsigned threads) {
+    const lod_isa isa = isa_in_use();
+    for (unsigned count = 1; count <= threads; count += threads > 1 ? threads - 1 : 1) {
+        const double rate = bench_bandwidth(isa, count, 1);
+        printf("read_f32 %s: ", lod_isa_text(isa));
+        if (rate > 0) {
+            printf("%.3f GB/s, threads %u\n", rate * 1e-9, count);
+        } else {
+            puts("no probe");
+        }
+    }
+    return 0;
+}
+
 static int run_benchmarks(int argc, char **argv, const bench_shapes *shapes, unsigned threads) {
     char *flags[128] = {argv[0], "--benchmark_repetitions=9", "--benchmark_enable_random_interleaving=true",
-                        "--benchmark_display_aggregates_only=true", "--benchmark_counters_tabular=true"};
+                        "--benchmark_display_aggregates_only=true", "--benchmark_min_time=0.05"};
     int used = 5;
     for (int i = 1; i < argc && used < 127; i++) {
         flags[used++] = argv[i];
     }
-    bench_peak(isa_in_use(), threads, 1); // until the clock frequency has settled
-    bench_add_peaks();
-    bench_add_tiles();
-    bench_add_layers(shapes->layers, shapes->layer_count, threads);
-    bench_add_attentions(shapes->attentions, shapes->attention_count, threads);
+    const lod_isa isa = isa_in_use();
+    char text[16];
+    snprintf(text, sizeof text, "%u", threads);
+    gb_context("threads", text);
+    gb_context("isa", lod_isa_text(isa));
+    bench_add_peaks(threads);
+    bench_add_kernels(shapes);
+    bench_add_layers(shapes, isa, threads);
+    bench_add_attentions(shapes, isa, threads);
+    bench_add_losses(shapes, isa, threads);
+    bench_add_rowwises(shapes, isa, threads);
+    bench_peak(isa, threads, 0.2); // until the clock frequency has settled
     return gb_main(used, flags);
 }
+
+#ifdef LODROP_AGAINST
+// The value of one of Google Benchmark's flags, given as --NAME=VALUE; NULL: not given.
+static const char *flag(int argc, char **argv, const char *name) {
+    const char *value = NULL;
+    for (int i = 1; i < argc; i++) {
+        if (strncmp(argv[i], name, strlen(name)) == 0) value = argv[i] + strlen(name);
+    }
+    return value;
+}
+
+// Runs the benchmarks and compares what they wrote, to the caller's file or to one that is taken away again.
+static int run_against(int argc, char **argv, const bench_shapes *shapes, const options *o) {
+    against_run old = against_read(o->against);
+    char temporary[] = "/tmp/lodrop-bench.XXXXXX", out_flag[64], *flags[128] = {argv[0], out_flag};
+    const char *format = flag(argc, argv, "--benchmark_out_format="), *out = flag(argc, argv, "--benchmark_out=");
+    const int file = out ? -1 : mkstemp(temporary), ours = out ? 1 : 2;
+    if (argc > 120 || (format && strcmp(format, "json") != 0)) bad_usage();
+    if (!out && file < 0) {
+        fprintf(stderr, "%s: cannot be made\n", temporary);
+        exit(1);
+    }
+    snprintf(out_flag, sizeof out_flag, "--benchmark_out=%s", temporary);
+    memcpy(flags + ours, argv + 1, (size_t)(argc - 1) * sizeof *argv);
+    const char *filter = flag(argc, argv, "--benchmark_filter=");
+    int status = run_benchmarks(argc - 1 + ours, flags, shapes, o->threads);
+    if (status == 0) {
+        against_run now = against_read(out ? out : temporary);
+        status = against_print(&old, o->against, &now, filter);
+        against_free(&now);
+    }
+    if (file >= 0) close(file), unlink(temporary);
+    against_free(&old);
+    return status;
+}
+#else
+static int run_against(int argc, char **argv, const bench_shapes *shapes, const options *o) {
+    (void)argc, (void)argv, (void)shapes, (void)o;
+    fputs("lodrop-bench: --against: needs Jansson, and was built without it\n", stderr);
+    return 1;
+}
+#endif
 
 int main(int argc, char **argv) {
     options o = {.threads = 1, .rounds = 15, .rate = 0.1};
     argc = parse(argc, argv, &o);
-    if (o.peak && (o.share || argc > 1)) bad_usage();
+    const int others = o.share + o.peak + o.bandwidth;
+    if (others + !!o.against > 1 || (others && argc > 1)) bad_usage();
     if (o.peak) return print_peak(o.threads);
-    const bench_shapes shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program());
+    if (o.bandwidth) return print_bandwidth(o.threads);
+    bench_shapes shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program());
     int status;
-    if (!o.share) {
+    if (o.against) {
+        status = run_against(argc, argv, &shapes, &o);
+    } else if (!o.share) {
         status = run_benchmarks(argc, argv, &shapes, o.threads);
-    } else if (argc > 1) {
-        bad_usage();
     } else if (o.name_count == 0) {
         status = bench_share(shapes.layers, shapes.layer_count, o.threads, o.rounds, o.rate);
     } else {
         bench_shape picked[sizeof o.names / sizeof o.names[0]];
         status = bench_share(picked, pick(&shapes, &o, picked), o.threads, o.rounds, o.rate);
     }
-    free(shapes.layers);
-    free(shapes.attentions);
+    bench_free_shapes(&shapes);
     return status;
 }

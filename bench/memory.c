@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "bench.h"
 
@@ -27,4 +28,18 @@ float *bench_random(size_t rows, size_t cols, uint32_t site) {
         }
     }
     return x;
+}
+
+static size_t cold_bytes;
+
+void bench_set_cold_bytes(size_t bytes) {
+    cold_bytes = bytes;
+}
+
+size_t bench_cold_bytes(void) {
+    const size_t least = (size_t)64 << 20, most = (size_t)256 << 20;
+    if (cold_bytes) return cold_bytes;
+    const long last_cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    const size_t twice = last_cache > 0 ? 2 * (size_t)last_cache : 0;
+    return twice < least ? least : twice > most ? most : twice;
 }

@@ -8,9 +8,18 @@ foreach(isa avx2 avx512 neon)
         list(APPEND PEAK_OBJECTS $<TARGET_OBJECTS:bench_peak_${isa}>)
     endif()
 endforeach()
-lod_program(lodrop-bench bench/main.c bench/bench_attention.c bench/bench_layer.c bench/bench_peak.c bench/bench_share.c bench/bench_tile.c
-    bench/gbench.cpp bench/layer.c bench/memory.c bench/shapes.c ${PEAK_OBJECTS})
+lod_program(lodrop-bench bench/main.c bench/bench_attention.c bench/bench_kernel.c bench/bench_layer.c
+    bench/bench_loss.c bench/bench_peak.c bench/bench_rowwise.c bench/bench_share.c bench/gbench.cpp
+    bench/kernel_args.c bench/layer.c bench/measure.c bench/memory.c bench/shapes.c ${PEAK_OBJECTS})
 target_link_libraries(lodrop-bench PRIVATE PkgConfig::BENCHMARK)
+pkg_check_modules(JANSSON IMPORTED_TARGET jansson)
+if(JANSSON_FOUND)
+    target_sources(lodrop-bench PRIVATE bench/against.c)
+    target_compile_definitions(lodrop-bench PRIVATE LODROP_AGAINST)
+    target_link_libraries(lodrop-bench PRIVATE PkgConfig::JANSSON)
+else()
+    message(STATUS "lodrop: Jansson not found: lodrop-bench has no --against")
+endif()
 configure_file(bench/shapes.txt shapes.txt COPYONLY)
 if(LODROP_TESTS)
     add_test(NAME bench COMMAND ${PROJECT_SOURCE_DIR}/tests/structure/bench.sh $<TARGET_FILE:lodrop-bench>
