@@ -341,7 +341,7 @@ class Loss(Planned):
     """The loss of h and h2 [T][n] under w [vocabulary][n], and their consistency."""
 
     def __init__(self, library, h, h2, w, target, threads=1):
-        self.h, self.h2, self.target, (vocabulary, n) = h, h2, target, w.shape
+        self.h, self.h2, self.w, self.target, (vocabulary, n) = h, h2, w, target, w.shape
         self.make_plan(library, "lod_plan_loss", lod_loss_shape(n, vocabulary, len(target), True), threads)
         self.packed = workspace(library.c.lod_packed_size(n, vocabulary, F32))
         library.call("lod_pack_weights", n, vocabulary, F32, w.ctypes.data, n, self.packed.ctypes.data)
