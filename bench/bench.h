@@ -112,5 +112,7 @@ double bench_rowwise_flops(lod_op op);
 
 // Alternates peak, layer, layer with dropout, frozen layer; prints a line of medians and quartiles for each shape.
 int bench_share(const bench_shape *shapes, size_t count, unsigned threads, unsigned rounds, double rate);
+// Layers of growing T, n_in and n_out in turns; prints the least times and a straight line through them.
+int bench_growth(unsigned threads, unsigned rounds);
 
 #endif

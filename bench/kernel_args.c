@@ -5,7 +5,7 @@
 
 #include "kernel.h"
 
-enum { GROUP_TOKENS = 32, GRADIENT_COLUMNS = 128, QUERY_BLOCK = 64, ADAPTER_RANK = 8 };
+enum { GROUP_TOKENS = 32, GRADIENT_COLUMNS = 128, QUERY_BLOCK = 64, BOTH = 4 };
 // How often a call moves an operand.
 typedef enum moved { READ = 1, WRITTEN = 1, UPDATED = 2 } moved;
 
@@ -302,6 +302,21 @@ static void make_xent(kernel_build *b) {
     GIVE(b, args);
 }
 
+// choice: LOD_CONSISTENCY_..., and BOTH.
+static void make_consistency(kernel_build *b) {
+    const size_t n = b->shape->loss.vocabulary;
+    const bool both = b->bench->choice & BOTH;
+    lod_consistency_kernel_args args = {.rows = 1, .n = n, .ldz = n, .weight = 0.1f, .gradient = true, .both = both,
+                                        .consistency = (lod_consistency)(b->bench->choice & ~BOTH)};
+    args.z = floats(b, UPDATED, 1, n, n), args.z2 = floats(b, UPDATED, 1, n, n);
+    args.target = indices(b, 1, (uint32_t)n / 2, 0);
+    args.loss = floats(b, WRITTEN, 1, 1, 1), args.divergence = floats(b, WRITTEN, 1, 1, 1);
+    args.scratch = floats(b, UPDATED, 1, n, n);
+    b->flops = (both ? 23.0 : 19.0) * (double)n; // KL's; JS has three functions more
+    snprintf(b->text, sizeof b->text, "n%zu", n);
+    GIVE(b, args);
+}
+
 // --- Rows and elements ---
 
 // The rows of one thread's part of a shape.
@@ -363,9 +378,21 @@ static void make_add(kernel_build *b) {
     GIVE(b, args);
 }
 
+// choice: 1 a column mask, the same for all rows.
+static void make_dropout_add(kernel_build *b) {
+    const size_t n = b->shape->rowwise.width, rows = rows_of(b, n);
+    lod_dropout_add_kernel_args args = {.rows = rows, .n = n, .ldx = n, .column = b->bench->choice, .seed = 1,
+                                        .keep = b->rate > 0 ? LOD_KEEP_DRAWN : LOD_KEEP_ALL, .scale = 1, .ldy = n,
+                                        .threshold = (uint32_t)(b->rate * 65536)};
+    args.x = floats(b, READ, rows, n, n), args.add = floats(b, READ, rows, n, n);
+    args.y = floats(b, WRITTEN, rows, n, n);
+    GIVE(b, args);
+}
+
 // --- The table ---
 
 enum { LOGITS = LOD_ATTENTION_LOGITS, WEIGHTS = LOD_ATTENTION_WEIGHTS, NOGRAD = LOD_ATTENTION_NOGRAD, BACKWARD = 4 };
+enum { KL = LOD_CONSISTENCY_KL, JS = LOD_CONSISTENCY_JS };
 
 const kernel_bench kernel_benches[] = {
     {LOD_OP_lowrank_tile_f32, KERNEL_LAYER, NULL, make_tile, 0, 0},
@@ -401,11 +428,16 @@ const kernel_bench kernel_benches[] = {
     {LOD_OP_attention_grad_f32, KERNEL_ATTENTION, "nograd", make_attention_grad, 0.1, NOGRAD},
     {LOD_OP_xent_f32, KERNEL_LOSS, "loss", make_xent, 0, 0},
     {LOD_OP_xent_f32, KERNEL_LOSS, "gradient", make_xent, 0, 1},
+    {LOD_OP_consistency_f32, KERNEL_LOSS, "kl", make_consistency, 0, KL},
+    {LOD_OP_consistency_f32, KERNEL_LOSS, "kl_both", make_consistency, 0, KL | BOTH},
+    {LOD_OP_consistency_f32, KERNEL_LOSS, "js", make_consistency, 0, JS},
     {LOD_OP_rmsnorm_fwd_f32, KERNEL_ROWWISE, NULL, make_rmsnorm_fwd, 0, 0},
     {LOD_OP_rmsnorm_bwd_f32, KERNEL_ROWWISE, NULL, make_rmsnorm_bwd, 0, 0},
     {LOD_OP_rope_f32, KERNEL_ROWWISE, NULL, make_rope, 0, 0},
     {LOD_OP_silu_mul_fwd_f32, KERNEL_ROWWISE, NULL, make_silu_fwd, 0, 0},
     {LOD_OP_silu_mul_bwd_f32, KERNEL_ROWWISE, NULL, make_silu_bwd, 0, 0},
     {LOD_OP_add_f32, KERNEL_ROWWISE, NULL, make_add, 0, 0},
+    {LOD_OP_dropout_add_f32, KERNEL_ROWWISE, "element", make_dropout_add, 0.1, 0},
+    {LOD_OP_dropout_add_f32, KERNEL_ROWWISE, "column", make_dropout_add, 0.1, 1},
 };
 const size_t kernel_bench_count = sizeof kernel_benches / sizeof kernel_benches[0];

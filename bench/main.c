@@ -11,6 +11,7 @@
 static const char usage[] =
     "usage: lodrop-bench [--against OLD.json] [--threads N] [--shapes FILE] [--cold MIB] [Google Benchmark's flags]\n"
     "       lodrop-bench --share [NAME...] [--threads N] [--shapes FILE] [--rounds N] [--rate P]\n"
+    "       lodrop-bench --growth [--threads N] [--rounds N]\n"
     "       lodrop-bench --peak | --bandwidth [--threads N] [--cold MIB]\n"
     "\n"
     "Measures the two roofs (FMA peak, reading memory), every kernel that this CPU runs, and whole calls: low-rank\n"
@@ -23,12 +24,13 @@ static const char usage[] =
     "  --against OLD.json  then print what changed by more than the spread: medians that differ by more than the\n"
     "                larger distance of quartiles. OLD.json: of an earlier run with --benchmark_out=OLD.json\n"
     "  --share       alternate peak, layer, layer with dropout, frozen layer; print the ratios' medians [quartiles]\n"
+    "  --growth      layers of growing T, n_in and n_out in turns: the least times and a line through them\n"
     "  --peak        print the FMA peak of the instruction set in use, for comparisons beside other programs\n"
     "  --bandwidth   print how fast one thread, and N, read memory\n"
     "  --threads N   threads of whole calls (1)\n"
     "  --shapes FILE lines as in shapes.txt, which lies beside this program\n"
     "  --cold MIB    what no cache holds (twice the last cache, between 64 and 256)\n"
-    "  --rounds N    rounds of --share (15)\n"
+    "  --rounds N    rounds of --share and --growth (15)\n"
     "  --rate P      dropout rate of --share (0.1)\n"
     "  --version     the version\n"
     "\n"
@@ -36,7 +38,7 @@ static const char usage[] =
     "benchmarks by name.\n";
 
 typedef struct options {
-    bool share, peak, bandwidth;
+    bool share, growth, peak, bandwidth;
     unsigned threads, rounds;
     double rate;
     const char *shapes, *against;
@@ -73,6 +75,8 @@ static int parse(int argc, char **argv, options *o) {
             exit(0);
         } else if (strcmp(argv[i], "--share") == 0) {
             o->share = true;
+        } else if (strcmp(argv[i], "--growth") == 0) {
+            o->growth = true;
         } else if (strcmp(argv[i], "--peak") == 0) {
             o->peak = true;
         } else if (strcmp(argv[i], "--bandwidth") == 0) {
@@ -229,8 +233,9 @@ static int run_against(int argc, char **argv, const bench_shapes *shapes, const 
 int main(int argc, char **argv) {
     options o = {.threads = 1, .rounds = 15, .rate = 0.1};
     argc = parse(argc, argv, &o);
-    const int others = o.share + o.peak + o.bandwidth;
+    const int others = o.share + o.growth + o.peak + o.bandwidth;
     if (others + !!o.against > 1 || (others && argc > 1)) bad_usage();
+    if (o.growth) return bench_growth(o.threads, o.rounds);
     if (o.peak) return print_peak(o.threads);
     if (o.bandwidth) return print_bandwidth(o.threads);
     bench_shapes shapes = bench_read_shapes(o.shapes ? o.shapes : shapes_beside_program());

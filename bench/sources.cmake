@@ -8,7 +8,7 @@ foreach(isa avx2 avx512 neon)
         list(APPEND PEAK_OBJECTS $<TARGET_OBJECTS:bench_peak_${isa}>)
     endif()
 endforeach()
-lod_program(lodrop-bench bench/main.c bench/bench_attention.c bench/bench_kernel.c bench/bench_layer.c
+lod_program(lodrop-bench bench/main.c bench/bench_attention.c bench/bench_growth.c bench/bench_kernel.c bench/bench_layer.c
     bench/bench_loss.c bench/bench_peak.c bench/bench_rowwise.c bench/bench_share.c bench/gbench.cpp
     bench/kernel_args.c bench/layer.c bench/measure.c bench/memory.c bench/shapes.c ${PEAK_OBJECTS})
 target_link_libraries(lodrop-bench PRIVATE PkgConfig::BENCHMARK)
