@@ -20,6 +20,7 @@
 #define LOD_PANEL 16                      // columns of a weight panel: one virtual vector
 #define LOD_KC_MAX 512                    // deepest k block of a tile; k blocks but the last are multiples of LOD_PANEL
 #define LOD_X_LD (LOD_KC_MAX + 16)        // leading dimension of a packed block of X: an odd number of cache lines
+#define LOD_FEW_TOKENS 32                 // most tokens of lowrank_few_f32
 #define LOD_RANK_MAX 1024
 #define LOD_HEAD_DIM_MAX 256
 #define LOD_KEY_BLOCK 128                 // keys of one step of attention's online softmax, counting kept ones
@@ -60,6 +61,32 @@ typedef struct lod_lowrank_tile_args {
     size_t ldc;
 } lod_lowrank_tile_args;
 typedef void lod_lowrank_tile_f32_fn(const lod_lowrank_tile_args *args);
+
+/// The whole product of a layer for few tokens, straight out of its packed weight, forward (transposed: N = n_out,
+/// K = n_in, V[k][j] = W[j][k]) or backward (N = n_in, K = n_out, V = W): the sums of lowrank_tile_f32 over all of k,
+///
+///     acc = +0;  acc = fma(u[t][q], b[q][j], acc) for q ascending;  if keep:  acc = keep[t][j] ? acc * inv : +0
+///     acc = fma(x[t][k], V[k][j], acc) for k < K ascending;  c[t][j] = acc        for t < tokens, begin <= j < end
+typedef struct lod_lowrank_few_args {
+    size_t tokens; // 1..LOD_FEW_TOKENS
+    lod_weight w;  // packed, see weight_panel_f32
+    size_t n_in, n_out;
+    bool transposed;
+    size_t begin, end; // begin a multiple of LOD_PANEL, end one too or N
+    size_t r;          // 0: no low-rank product
+    const float *x;    // [tokens][ldx]
+    size_t ldx;
+    const float *u; // [tokens][ldu]
+    size_t ldu;
+    const float *b; // [r][ldb]
+    size_t ldb;
+    const uint8_t *keep; // [tokens][ldkeep] bits, or NULL
+    size_t ldkeep;       // bytes
+    float inv;
+    float *c; // [tokens][ldc]
+    size_t ldc;
+} lod_lowrank_few_args;
+typedef void lod_lowrank_few_f32_fn(const lod_lowrank_few_args *args);
 
 /// Draws an element mask (philox.h): bit (col % 8) of byte bits[i * ldbits + col / 8] is keep(seed, site, draw,
 /// row0 + i, col). Writes whole groups of 128 columns: (n + 127) / 128 * 16 bytes a row.

@@ -16,8 +16,8 @@
 #define LOD_VARIANT(op) lod_##op##__avx2
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 12 and 8 accumulators of 16 registers.
-enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
+// Register tiles of kernels/vector/rank.c: 12 and 8 accumulators of 16 registers; of few.c: 12.
+enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_FEW_ROWS = 6 };
 
 typedef struct v16 {
     __m256 lo, hi;
@@ -51,6 +51,43 @@ LOD_INLINE void part_store(float *p, part a) {
 
 LOD_INLINE part part_fma(part a, part b, part c) {
     return _mm256_fmadd_ps(a, b, c);
+}
+
+LOD_INLINE part part_zero(void) {
+    return _mm256_setzero_ps();
+}
+
+LOD_INLINE part part_set1(float x) {
+    return _mm256_set1_ps(x);
+}
+
+// Four words of a row and of the one 4 strides on, side by side.
+LOD_INLINE part part_rows_apart_4(const uint8_t *row, size_t stride) {
+    __m128 lo = _mm_loadu_ps((const float *)(const void *)row);
+    __m128 hi = _mm_loadu_ps((const float *)(const void *)(row + 4 * stride));
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(lo), hi, 1);
+}
+
+// Lane i of out[c] = word c of row i, rows `stride` bytes apart, c < 4.
+LOD_INLINE void part_transpose(const void *in, size_t stride, part out[4]) {
+    const uint8_t *row = in;
+    part r0 = part_rows_apart_4(row, stride), r1 = part_rows_apart_4(row + stride, stride);
+    part r2 = part_rows_apart_4(row + 2 * stride, stride), r3 = part_rows_apart_4(row + 3 * stride, stride);
+    part lo01 = _mm256_unpacklo_ps(r0, r1), hi01 = _mm256_unpackhi_ps(r0, r1);
+    part lo23 = _mm256_unpacklo_ps(r2, r3), hi23 = _mm256_unpackhi_ps(r2, r3);
+    out[0] = _mm256_shuffle_ps(lo01, lo23, 0x44);
+    out[1] = _mm256_shuffle_ps(lo01, lo23, 0xEE);
+    out[2] = _mm256_shuffle_ps(hi01, hi23, 0x44);
+    out[3] = _mm256_shuffle_ps(hi01, hi23, 0xEE);
+}
+
+// The first and the second bf16 of each lane, widened.
+LOD_INLINE part part_widen_even(part pairs) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pairs), 16));
+}
+
+LOD_INLINE part part_widen_odd(part pairs) {
+    return _mm256_and_ps(pairs, _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000)));
 }
 
 LOD_INLINE v16 v16_zero(void) {
@@ -206,28 +243,16 @@ LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
     _mm_storeu_ps(out, _mm_shuffle_ps(_mm256_castps256_ps128(s1), _mm256_extractf128_ps(s1, 1), 0x88));
 }
 
-// Rows i and i + 4 of an 8x8 block, four columns of each, side by side.
-LOD_INLINE __m256 v16_rows_apart_4(const float *in, size_t ldin) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(in)), _mm_loadu_ps(in + 4 * ldin), 1);
-}
-
-// out[j][i] = in[i][j], i < 8, j < 4.
-LOD_INLINE void v16_transpose_8x4(const float *in, size_t ldin, float *out, size_t ldout) {
-    __m256 r0 = v16_rows_apart_4(in, ldin), r1 = v16_rows_apart_4(in + ldin, ldin);
-    __m256 r2 = v16_rows_apart_4(in + 2 * ldin, ldin), r3 = v16_rows_apart_4(in + 3 * ldin, ldin);
-    __m256 lo01 = _mm256_unpacklo_ps(r0, r1), hi01 = _mm256_unpackhi_ps(r0, r1);
-    __m256 lo23 = _mm256_unpacklo_ps(r2, r3), hi23 = _mm256_unpackhi_ps(r2, r3);
-    _mm256_storeu_ps(out, _mm256_shuffle_ps(lo01, lo23, 0x44));
-    _mm256_storeu_ps(out + ldout, _mm256_shuffle_ps(lo01, lo23, 0xEE));
-    _mm256_storeu_ps(out + 2 * ldout, _mm256_shuffle_ps(hi01, hi23, 0x44));
-    _mm256_storeu_ps(out + 3 * ldout, _mm256_shuffle_ps(hi01, hi23, 0xEE));
-}
-
 // out[j][i] = in[i][j], i, j < 16.
 LOD_INLINE void v16_transpose(const float *in, size_t ldin, float *out, size_t ldout) {
     for (size_t j = 0; j < 16; j += 4) {
-        v16_transpose_8x4(in + j, ldin, out + j * ldout, ldout);
-        v16_transpose_8x4(in + 8 * ldin + j, ldin, out + j * ldout + 8, ldout);
+        for (size_t i = 0; i < 16; i += 8) {
+            part columns[4];
+            part_transpose(in + i * ldin + j, ldin * sizeof *in, columns);
+            for (size_t c = 0; c < 4; c++) {
+                part_store(out + (j + c) * ldout + i, columns[c]);
+            }
+        }
     }
 }
 

@@ -16,8 +16,8 @@
 #define LOD_VARIANT(op) lod_##op##__avx512
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers.
-enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2 };
+// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers; of few.c: 12.
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2, LOD_FEW_ROWS = 12 };
 
 typedef __m512 v16;
 typedef __mmask16 m16;
@@ -45,6 +45,14 @@ LOD_INLINE void part_store(float *p, part a) {
 
 LOD_INLINE part part_fma(part a, part b, part c) {
     return _mm512_fmadd_ps(a, b, c);
+}
+
+LOD_INLINE part part_zero(void) {
+    return _mm512_setzero_ps();
+}
+
+LOD_INLINE part part_set1(float x) {
+    return _mm512_set1_ps(x);
 }
 
 LOD_INLINE v16 v16_zero(void) {
@@ -183,8 +191,7 @@ LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
     __m512d lo = _mm512_castps_pd(_mm512_unpacklo_ps(a, b)), hi = _mm512_castps_pd(_mm512_unpackhi_ps(a, b))
 
 // Transposes 4x4 blocks: lane group g of out[i] is column i of lane group g of four rows.
-LOD_INLINE void v16_transpose4(const float *in, size_t ldin, v16 out[4]) {
-    v16 r0 = v16_load(in), r1 = v16_load(in + ldin), r2 = v16_load(in + 2 * ldin), r3 = v16_load(in + 3 * ldin);
+LOD_INLINE void v16_transpose_groups(v16 r0, v16 r1, v16 r2, v16 r3, v16 out[4]) {
     LOD_UNPACK(lo01, hi01, r0, r1);
     LOD_UNPACK(lo23, hi23, r2, r3);
     out[0] = _mm512_castpd_ps(_mm512_unpacklo_pd(lo01, lo23));
@@ -193,6 +200,10 @@ LOD_INLINE void v16_transpose4(const float *in, size_t ldin, v16 out[4]) {
     out[3] = _mm512_castpd_ps(_mm512_unpackhi_pd(hi01, hi23));
 }
 #undef LOD_UNPACK
+
+LOD_INLINE void v16_transpose4(const float *in, size_t ldin, v16 out[4]) {
+    v16_transpose_groups(v16_load(in), v16_load(in + ldin), v16_load(in + 2 * ldin), v16_load(in + 3 * ldin), out);
+}
 
 // Columns i, i + 4, i + 8, i + 12 of the block from four transposed groups of rows.
 LOD_INLINE void v16_transpose_columns(v16 a, v16 b, v16 c, v16 d, float *out, size_t ldout) {
@@ -215,6 +226,30 @@ LOD_INLINE void v16_transpose(const float *in, size_t ldin, float *out, size_t l
     v16_transpose_columns(a[1], b[1], c[1], d[1], out + ldout, ldout);
     v16_transpose_columns(a[2], b[2], c[2], d[2], out + 2 * ldout, ldout);
     v16_transpose_columns(a[3], b[3], c[3], d[3], out + 3 * ldout, ldout);
+}
+
+// Four words of a row and of those 4, 8 and 12 strides on, side by side.
+LOD_INLINE part part_rows_apart_4(const uint8_t *row, size_t stride) {
+    part r = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(const void *)row));
+    r = _mm512_insertf32x4(r, _mm_loadu_ps((const float *)(const void *)(row + 4 * stride)), 1);
+    r = _mm512_insertf32x4(r, _mm_loadu_ps((const float *)(const void *)(row + 8 * stride)), 2);
+    return _mm512_insertf32x4(r, _mm_loadu_ps((const float *)(const void *)(row + 12 * stride)), 3);
+}
+
+// Lane i of out[c] = word c of row i, rows `stride` bytes apart, c < 4.
+LOD_INLINE void part_transpose(const void *in, size_t stride, part out[4]) {
+    const uint8_t *row = in;
+    v16_transpose_groups(part_rows_apart_4(row, stride), part_rows_apart_4(row + stride, stride),
+                         part_rows_apart_4(row + 2 * stride, stride), part_rows_apart_4(row + 3 * stride, stride), out);
+}
+
+// The first and the second bf16 of each lane, widened.
+LOD_INLINE part part_widen_even(part pairs) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pairs), 16));
+}
+
+LOD_INLINE part part_widen_odd(part pairs) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pairs), _mm512_set1_epi32((int)0xffff0000)));
 }
 
 // first, first + 1, .. first + 15.

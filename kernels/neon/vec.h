@@ -16,8 +16,8 @@
 #define LOD_VARIANT(op) lod_##op##__neon
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers.
-enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1 };
+// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers; of few.c: 24.
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_FEW_ROWS = 6 };
 
 typedef struct v16 {
     float32x4_t a, b, c, d;
@@ -56,6 +56,35 @@ LOD_INLINE void part_store(float *p, part a) {
 
 LOD_INLINE part part_fma(part a, part b, part c) {
     return vfmaq_f32(c, a, b);
+}
+
+LOD_INLINE part part_zero(void) {
+    return vdupq_n_f32(0);
+}
+
+LOD_INLINE part part_set1(float x) {
+    return vdupq_n_f32(x);
+}
+
+// Lane i of out[c] = word c of row i, rows `stride` bytes apart, c < 4.
+LOD_INLINE void part_transpose(const void *in, size_t stride, part out[4]) {
+    const uint8_t *row = in;
+    part r0 = vreinterpretq_f32_u8(vld1q_u8(row)), r1 = vreinterpretq_f32_u8(vld1q_u8(row + stride));
+    part r2 = vreinterpretq_f32_u8(vld1q_u8(row + 2 * stride)), r3 = vreinterpretq_f32_u8(vld1q_u8(row + 3 * stride));
+    float32x4x2_t r01 = vtrnq_f32(r0, r1), r23 = vtrnq_f32(r2, r3);
+    out[0] = vcombine_f32(vget_low_f32(r01.val[0]), vget_low_f32(r23.val[0]));
+    out[1] = vcombine_f32(vget_low_f32(r01.val[1]), vget_low_f32(r23.val[1]));
+    out[2] = vcombine_f32(vget_high_f32(r01.val[0]), vget_high_f32(r23.val[0]));
+    out[3] = vcombine_f32(vget_high_f32(r01.val[1]), vget_high_f32(r23.val[1]));
+}
+
+// The first and the second bf16 of each lane, widened.
+LOD_INLINE part part_widen_even(part pairs) {
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pairs), 16));
+}
+
+LOD_INLINE part part_widen_odd(part pairs) {
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(pairs), vdupq_n_u32(0xffff0000)));
 }
 
 LOD_INLINE v16 v16_set1(float x) {
@@ -241,21 +270,15 @@ LOD_INLINE void v16_sum4(const float *rows, float out[4]) {
     }
 }
 
-// out[j][i] = in[i][j], i, j < 4.
-LOD_INLINE void v16_transpose_4x4(const float *in, size_t ldin, float *out, size_t ldout) {
-    float32x4x2_t r01 = vtrnq_f32(vld1q_f32(in), vld1q_f32(in + ldin));
-    float32x4x2_t r23 = vtrnq_f32(vld1q_f32(in + 2 * ldin), vld1q_f32(in + 3 * ldin));
-    vst1q_f32(out, vcombine_f32(vget_low_f32(r01.val[0]), vget_low_f32(r23.val[0])));
-    vst1q_f32(out + ldout, vcombine_f32(vget_low_f32(r01.val[1]), vget_low_f32(r23.val[1])));
-    vst1q_f32(out + 2 * ldout, vcombine_f32(vget_high_f32(r01.val[0]), vget_high_f32(r23.val[0])));
-    vst1q_f32(out + 3 * ldout, vcombine_f32(vget_high_f32(r01.val[1]), vget_high_f32(r23.val[1])));
-}
-
 // out[j][i] = in[i][j], i, j < 16.
 LOD_INLINE void v16_transpose(const float *in, size_t ldin, float *out, size_t ldout) {
     for (size_t i = 0; i < 16; i += 4) {
         for (size_t j = 0; j < 16; j += 4) {
-            v16_transpose_4x4(in + i * ldin + j, ldin, out + j * ldout + i, ldout);
+            part columns[4];
+            part_transpose(in + i * ldin + j, ldin * sizeof *in, columns);
+            for (size_t c = 0; c < 4; c++) {
+                part_store(out + (j + c) * ldout + i, columns[c]);
+            }
         }
     }
 }

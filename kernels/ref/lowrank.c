@@ -1,6 +1,8 @@
 // The low-rank linear layer: a product that starts with the adapter's and runs on over the frozen one.
 #include "ref.h"
 
+#include <stdlib.h>
+
 static double start(const lod_lowrank_tile_f64_args *a, size_t i, size_t j) {
     if (!a->first) {
         return a->c[i * a->ldc + j];
@@ -63,4 +65,30 @@ void lod_lowrank_tile_f32__ref_1x1(const lod_lowrank_tile_args *a) {
         .ldc = 1,
     });
     *a->c = (float)c;
+}
+
+// Panel by panel.
+void lod_lowrank_few_f32__ref(const lod_lowrank_few_args *a) {
+    const size_t k = a->transposed ? a->n_in : a->n_out, width = a->end - a->begin;
+    double *x = lod_ref_widen(a->tokens, k, a->x, a->ldx), *c = lod_ref_alloc(a->tokens * width);
+    double *u = lod_ref_widen(a->tokens, a->r, a->u, a->ldu);
+    double *b = lod_ref_widen(a->r, width, a->r ? a->b + a->begin : NULL, a->ldb);
+    float *panel = (float *)lod_ref_alloc(k * LOD_PANEL / 2);
+    for (size_t j = 0; j < width; j += LOD_PANEL) {
+        lod_weight_panel_f32__ref(&(lod_weight_panel_args){
+            .w = a->w, .n_in = a->n_in, .n_out = a->n_out, .transposed = a->transposed,
+            .panel = (a->begin + j) / LOD_PANEL, .k = k, .out = panel});
+        double *w = lod_ref_widen(k, LOD_PANEL, panel, LOD_PANEL);
+        lod_lowrank_tile_f64(&(lod_lowrank_tile_f64_args){
+            .m = a->tokens, .n = width - j < LOD_PANEL ? width - j : LOD_PANEL, .k = k, .r = a->r, .x = x, .ldx = k,
+            .w = w, .w_row = LOD_PANEL, .w_col = 1, .u = u, .ldu = a->r, .b = b ? b + j : NULL, .ldb = width,
+            .keep = a->keep, .ldkeep = a->ldkeep, .keep_col = a->begin + j, .inv = a->inv, .first = true, .c = c + j,
+            .ldc = width});
+        free(w);
+    }
+    free(panel);
+    free(b);
+    free(u);
+    free(x);
+    lod_ref_round(a->tokens, width, c, a->c + a->begin, a->ldc);
 }
