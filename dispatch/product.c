@@ -1,7 +1,7 @@
-// Loops, from outside: tokens by mc, depth by kc (a block of X is copied: rows at a fixed stride, so tiles need one
-// pointer and no power-of-two strides reach them), strips of nr columns (their panels of W are widened and,
-// forward, transposed), tiles of mr tokens. Accumulators travel through C between k blocks; the sum over k
-// stays one ascending chain, so no block size changes a bit.
+// Few tokens have a kernel that does all of their product. Otherwise, loops from outside: tokens by mc, depth by kc (a
+// block of X is copied: rows at a fixed stride, so tiles need one pointer and no power-of-two strides reach them),
+// strips of nr columns (their panels of W are widened and, forward, transposed), tiles of mr tokens. Accumulators
+// travel through C between k blocks; the sum over k stays one ascending chain, so no block size changes a bit.
 #include <string.h>
 
 #include "product.h"
@@ -84,6 +84,17 @@ static void run_strip(const lod_product *p, lod_range tokens, size_t k0, size_t 
     }
 }
 
+// All of a product for few tokens, a range of its columns a task: no tiles, no blocks, no workspace.
+static void run_few(void *context, size_t i) {
+    const grid *g = context;
+    const lod_product *p = g->product;
+    const lod_range columns = lod_part(columns_of(p), LOD_PANEL, g->tasks_n, i);
+    lod_kernel_find(LOD_OP_lowrank_few_f32, p->plan->isa)->fn.lowrank_few_f32(&(lod_lowrank_few_args){
+        .tokens = p->tokens, .w = p->w, .n_in = p->n_in, .n_out = p->n_out, .transposed = p->transposed,
+        .begin = columns.begin, .end = columns.end, .r = p->r, .x = p->x, .ldx = p->ldx, .u = p->u, .ldu = p->r,
+        .b = p->b, .ldb = width_of(p), .keep = p->keep, .ldkeep = p->ldkeep, .inv = p->inv, .c = p->c, .ldc = p->ldc});
+}
+
 static void run_task(void *context, size_t i) {
     const grid *g = context;
     const lod_product *p = g->product;
@@ -109,6 +120,11 @@ void lod_product_run(const lod_product *p) {
     const size_t n = columns_of(p), depth = p->transposed ? p->n_in : p->n_out;
     double flop = 2.0 * (double)p->tokens * (double)n * (double)depth;
     size_t threads = lod_min(lod_parallel_threads(p->plan->threads), 1 + (size_t)(flop / FLOP_PER_THREAD));
+    if (p->tokens && p->tokens <= LOD_FEW_TOKENS) {
+        grid g = {.product = p, .tasks_m = 1, .tasks_n = lod_min(threads, lod_div_up(n, LOD_PANEL))};
+        lod_parallel((unsigned)threads, g.tasks_n, run_few, &g);
+        return;
+    }
     const lod_blocks *blocks = blocks_of(p);
     size_t panels = lod_div_up(n, strip_width(blocks)), strips = lod_div_up(p->tokens, blocks->tile->mr);
     // Cutting the columns makes each task copy all of X, cutting the tokens makes it widen all of W.

@@ -394,6 +394,22 @@ CHECK_ONCE(lowrank_batch_splits, 0) {
     }
 }
 
+// Weights of 16 bits give the bits of their values in float32, few tokens at a time too.
+CHECK_ONCE(lowrank_16_bit_weights, 0) {
+    for (lod_dtype dtype = LOD_BF16; dtype <= LOD_F16; dtype++) {
+        layer l;
+        make_layer(&l, large, dtype, 0.1);
+        outputs whole = run(&l, (manner){0}), split = run(&l, (manner){.calls = SEGMENTS});
+        float wide[150 * 131], *packed = check_operand("wide w", CHECK_OUT, sizeof *packed, 160, 131, 131, 64);
+        for (size_t i = 0; i < large.n_in * large.n_out; i++) wide[i] = (float)l.w[i];
+        lod_pack_weights(large.n_in, large.n_out, LOD_F32, wide, large.n_in, packed, NULL);
+        l.args.w = (lod_weight){.packed = packed, .dtype = LOD_F32};
+        outputs floats = run(&l, (manner){0});
+        same_bits(&l, &whole, &floats);
+        same_bits(&l, &split, &floats);
+    }
+}
+
 static void reverse_engine(void *context, unsigned threads, size_t tasks, void (*body)(void *, size_t), void *task) {
     (void)threads;
     *(size_t *)context += tasks;
