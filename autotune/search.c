@@ -138,6 +138,11 @@ static bool search_part(search *s, lod_rigor rigor, lod_choice *choices) {
     return done;
 }
 
+// Few tokens have a kernel of their own, which takes no blocks.
+static bool has_choice(const lod_plan *class) {
+    return class->kind == LOD_PLAN_ATTENTION || lod_product_shape_of(class, true).tokens > LOD_FEW_TOKENS;
+}
+
 static bool search_class(lod_plan *class, lod_rigor rigor, double deadline) {
     lod_choice *choices = calloc(LOD_CANDIDATES_MOST, sizeof *choices);
     search s = {.plan = class, .deadline = deadline};
@@ -160,7 +165,7 @@ lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err) {
     const double limit = time_limit, deadline = limit < 0 ? INFINITY : clock_seconds() + limit;
     lod_estimate(&class);
     lod_plan_settle(&class);
-    if (!search_class(&class, rigor, deadline)) {
+    if (has_choice(&class) && !search_class(&class, rigor, deadline)) {
         return lod_fail(err, LOD_NO_MEMORY, "rigor", "no memory to measure on; LOD_ESTIMATE needs none");
     }
     plan->choice = class.choice;

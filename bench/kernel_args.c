@@ -5,7 +5,8 @@
 
 #include "kernel.h"
 
-enum { GROUP_TOKENS = 32, GRADIENT_COLUMNS = 128, QUERY_BLOCK = 64, BOTH = 4 };
+enum { GROUP_TOKENS = 32, GRADIENT_COLUMNS = 128, QUERY_BLOCK = 64, FEW_OUTPUTS = 4096 };
+enum { BACKWARD = 4, BOTH = 4 }; // beside a dtype or another small number in a choice
 // How often a call moves an operand.
 typedef enum moved { READ = 1, WRITTEN = 1, UPDATED = 2 } moved;
 
@@ -102,6 +103,27 @@ static void make_tile(kernel_build *b) {
     GIVE(b, args);
 }
 
+// The product of a layer for few tokens; choice: the dtype, and 4: backward.
+static void make_few(kernel_build *b) {
+    const bench_shape *s = &b->shape->layer;
+    const size_t tokens = lod_min(LOD_FEW_TOKENS, s->tokens), n_in = s->n_in, n_out = lod_min(s->n_out, FEW_OUTPUTS);
+    const bool forward = !(b->bench->choice & BACKWARD);
+    const size_t k = forward ? n_in : n_out, n = forward ? n_out : n_in;
+    const lod_dtype dtype = (lod_dtype)(b->bench->choice & ~BACKWARD);
+    const size_t bytes = lod_packed_size(n_in, n_out, dtype);
+    lod_lowrank_few_args args = {.tokens = tokens, .n_in = n_in, .n_out = n_out, .transposed = forward, .end = n,
+                                 .ldx = k, .inv = 1, .ldc = n};
+    void *w = take(b, bytes);
+    fill(b->arena, w, bytes / sizeof(float));
+    args.w = (lod_weight){w, dtype};
+    args.x = floats(b, READ, tokens, k, k);
+    args.c = floats(b, WRITTEN, tokens, n, n);
+    b->arena->bytes += (double)bytes;
+    b->flops = 2.0 * (double)tokens * (double)(k * n);
+    snprintf(b->text, sizeof b->text, "t%zu_k%zu_n%zu", tokens, k, n);
+    GIVE(b, args);
+}
+
 static void make_keep_bits(kernel_build *b) {
     const bench_shape *s = &b->shape->layer;
     const size_t rows = lod_min(GROUP_TOKENS, s->tokens), ld = lod_div_up(s->n_in, 128) * 16;
@@ -115,8 +137,8 @@ static void make_keep_bits(kernel_build *b) {
 // choice: the dtype, and 4: backward. The panels of one W follow each other, as in a product.
 static void make_panel(kernel_build *b) {
     const bench_shape *s = &b->shape->layer;
-    const bool transposed = !(b->bench->choice & 4);
-    const lod_dtype dtype = (lod_dtype)(b->bench->choice & 3);
+    const bool transposed = !(b->bench->choice & BACKWARD);
+    const lod_dtype dtype = (lod_dtype)(b->bench->choice & ~BACKWARD);
     const size_t k = lod_min(LOD_KC_MAX, transposed ? s->n_in : s->n_out), most_outputs = 1 << 15;
     const size_t n_out = lod_min(s->n_out, most_outputs), n_in = transposed ? k : lod_min(s->n_in, LOD_KC_MAX);
     const size_t panels = lod_div_up(transposed ? n_out : n_in, LOD_PANEL);
@@ -391,13 +413,16 @@ static void make_dropout_add(kernel_build *b) {
 
 // --- The table ---
 
-enum { LOGITS = LOD_ATTENTION_LOGITS, WEIGHTS = LOD_ATTENTION_WEIGHTS, NOGRAD = LOD_ATTENTION_NOGRAD, BACKWARD = 4 };
+enum { LOGITS = LOD_ATTENTION_LOGITS, WEIGHTS = LOD_ATTENTION_WEIGHTS, NOGRAD = LOD_ATTENTION_NOGRAD };
 enum { KL = LOD_CONSISTENCY_KL, JS = LOD_CONSISTENCY_JS };
 
 const kernel_bench kernel_benches[] = {
     {LOD_OP_lowrank_tile_f32, KERNEL_LAYER, NULL, make_tile, 0, 0},
     {LOD_OP_lowrank_tile_f32, KERNEL_LAYER, "first", make_tile, 0, 1},
     {LOD_OP_lowrank_tile_f32, KERNEL_LAYER, "first", make_tile, 0.1, 1},
+    {LOD_OP_lowrank_few_f32, KERNEL_LAYER, "fwd_f32", make_few, 0, LOD_F32},
+    {LOD_OP_lowrank_few_f32, KERNEL_LAYER, "fwd_bf16", make_few, 0, LOD_BF16},
+    {LOD_OP_lowrank_few_f32, KERNEL_LAYER, "bwd_f32", make_few, 0, LOD_F32 | BACKWARD},
     {LOD_OP_keep_bits, KERNEL_LAYER, NULL, make_keep_bits, 0, 0},
     {LOD_OP_weight_panel_f32, KERNEL_LAYER, "fwd_f32", make_panel, 0, LOD_F32},
     {LOD_OP_weight_panel_f32, KERNEL_LAYER, "fwd_bf16", make_panel, 0, LOD_BF16},

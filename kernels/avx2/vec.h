@@ -37,10 +37,6 @@ typedef struct w16 {
 typedef __m256 part;
 enum { LOD_PART_LANES = 8 };
 
-LOD_INLINE part part_zero(void) {
-    return _mm256_setzero_ps();
-}
-
 LOD_INLINE part part_load(const float *p) {
     return _mm256_loadu_ps(p);
 }

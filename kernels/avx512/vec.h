@@ -31,10 +31,6 @@ typedef struct w16 {
 typedef __m512 part;
 enum { LOD_PART_LANES = 16 };
 
-LOD_INLINE part part_zero(void) {
-    return _mm512_setzero_ps();
-}
-
 LOD_INLINE part part_load(const float *p) {
     return _mm512_loadu_ps(p);
 }

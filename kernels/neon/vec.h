@@ -42,10 +42,6 @@ typedef w16 m16;
 typedef float32x4_t part;
 enum { LOD_PART_LANES = 4 };
 
-LOD_INLINE part part_zero(void) {
-    return vdupq_n_f32(0);
-}
-
 LOD_INLINE part part_load(const float *p) {
     return vld1q_f32(p);
 }
