@@ -7,7 +7,7 @@ PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libsentenc
            ninja-build pkg-config python3 wordnet-base
 INSTALL = apt-get install -y --no-install-recommends
 
-.PHONY: help deps build demo test interop bench compare clean
+.PHONY: help deps build demo test interop bench mca compare clean
 
 help:
 	@echo "make deps     install the Debian packages that are missing (as root; otherwise print the command)"
@@ -15,7 +15,8 @@ help:
 	@echo "make test     run all tests; the last line sums them up"
 	@echo "make demo     fine-tune a small language model with LoRA and dropout"
 	@echo "make interop  compare with PyTorch and PEFT, in a Python environment of its own ($(VENV)/)"
-	@echo "make bench    measure the kernels; BENCH_FLAGS are Google Benchmark's"
+	@echo "make bench    measure all operations, write $(BUILD)/bench/; BENCH_FLAGS are Google Benchmark's"
+	@echo "make mca      estimate the inner loops on CPUs that are not at hand, with llvm-mca"
 	@echo "make compare  measure beside PyTorch, PEFT and transformers; COMPARE_FLAGS, e.g. --only lora (--help lists them)"
 	@echo "make clean    remove $(BUILD)/"
 
@@ -50,7 +51,15 @@ interop: build $(VENV)/ready
 	@$(VENV)/bin/python tests/interop/run.py --build $(BUILD)
 
 bench: build
-	@$(BUILD)/lodrop-bench $(BENCH_FLAGS)
+	@mkdir -p $(BUILD)/bench
+	@$(BUILD)/lodrop-bench --benchmark_out=$(BUILD)/bench/bench.json $(BENCH_FLAGS)
+	@bench/report.py $(BUILD)/bench/bench.json $(BUILD)/bench
+
+mca: PACKAGES += g++-aarch64-linux-gnu llvm-19
+mca: build
+	@mkdir -p $(BUILD)/bench
+	@bench/mca.py $(BUILD) >$(BUILD)/bench/mca.md
+	@cat $(BUILD)/bench/mca.md
 
 compare: build $(VENV)/ready
 	@$(VENV)/bin/python bench/compare/run.py --build $(BUILD) $(COMPARE_FLAGS)

@@ -5,7 +5,8 @@
 #     bench.sh PROGRAM [EMULATOR...]
 program=$1
 shift
-. "$(dirname "$0")/count.sh"
+here=$(dirname "$0")
+. "$here/count.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 
@@ -31,7 +32,7 @@ bench() { # ARGUMENTS...: lodrop-bench on small shapes, with caches of 1 MiB in 
 run=("$@" "$program")
 
 # --- every benchmark, once ---
-bench --benchmark_repetitions=1 >"$folder/table" 2>"$folder/errors" && pass ||
+bench --benchmark_repetitions=1 --benchmark_out="$folder/bench.json" >"$folder/table" 2>"$folder/errors" && pass ||
     fail "benchmarks" "$(tail -n 5 "$folder/errors")"
 rows=$(grep -E '^[a-z0-9_]+/' "$folder/table")
 names=$(cut -d' ' -f1 <<<"$rows")
@@ -42,10 +43,21 @@ expect_none "names" "$(grep -vE \
     '^(keep_bits|[a-z_]+_(f32|bf16))/(ref|avx2|avx512|neon)(_[0-9]+x[0-9]+)?/[a-z0-9._]+(/(hot|cold))?$' <<<"$names")"
 "${run[@]}" --benchmark_list_tests >"$folder/list" 2>&1 && pass || fail "the shapes of models" "$(tail -n 5 "$folder/list")"
 
+# --- the report shows all of it ---
+said=$("$here/../../bench/report.py" "$folder/bench.json" "$folder" 2>&1) && pass || fail "report.py" "$said"
+expect_none "not in the report" "$(diff <(grep -oE '^\| `[^`]+`' "$folder/report.md" | tr -d '|` ' | sort) \
+    <(sort <<<"$names") | grep '^[<>]')"
+if grep -q '^read_f32/' <<<"$names"; then
+    python3 -c 'import sys, xml.dom.minidom; xml.dom.minidom.parse(sys.argv[1])' "$folder/roofline.svg" 2>/dev/null &&
+        grep -q 'lowrank_fwd_f32/[a-z0-9]*/small_t9_frozen: ' "$folder/roofline.svg" && pass || fail "roofline.svg"
+fi
+echo '{"context": {}}' >"$folder/empty.json"
+refused "an empty report" 1 "$folder/empty.json: " "$here/../../bench/report.py" "$folder/empty.json" "$folder"
+
 # --- nothing is left out: each kernel on every instruction set that any kernel runs on, and each whole call ---
 isas=$(grep -oE '^add_f32/[a-z0-9]+/.*/hot$' <<<"$names" | cut -d/ -f2 | sort -u)
 [ -n "$isas" ] && pass || fail "no add_f32"
-for operation in $(sed -nE 's/^LOD_(OP|VECTOR)\(([a-z0-9_]+)\)$/\2/p' "$(dirname "$0")/../../kernels/kernels.def"); do
+for operation in $(sed -nE 's/^LOD_(OP|VECTOR)\(([a-z0-9_]+)\)$/\2/p' "$here/../../kernels/kernels.def"); do
     for isa in $isas; do
         grep -qE "^$operation/$isa(_[0-9]+x[0-9]+)?/[^/]+/hot$" <<<"$names" && pass || fail "no $operation on $isa"
     done

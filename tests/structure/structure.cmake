@@ -7,6 +7,7 @@ add_test(NAME structure_contraction COMMAND ${STRUCTURE}/contraction.sh ${PROJEC
 add_test(NAME structure_flags COMMAND ${STRUCTURE}/flags.sh ${PROJECT_BINARY_DIR})
 add_test(NAME structure_header COMMAND ${STRUCTURE}/header.sh ${HEADER} ${CMAKE_C_COMPILER} ${CMAKE_CXX_COMPILER})
 add_test(NAME structure_bans COMMAND ${STRUCTURE}/bans.sh ${PROJECT_SOURCE_DIR})
+add_test(NAME structure_mca COMMAND ${STRUCTURE}/mca.sh ${PROJECT_BINARY_DIR} ${CMAKE_SYSTEM_PROCESSOR})
 add_test(NAME structure_hygiene COMMAND ${STRUCTURE}/hygiene.sh ${PROJECT_SOURCE_DIR})
 
 add_executable(example_lowrank examples/lowrank.c)
