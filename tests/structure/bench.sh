@@ -82,7 +82,7 @@ grep -qE '^peak_f32 ((avx2|avx512|neon): [0-9.]+ GF/s, threads 1|ref: no FMA pro
     pass || fail "--bandwidth" "$(cat "$folder/bandwidth")"
 
 # --- against an earlier run, whose units are changed to make it one of a slower, and of a faster machine ---
-few=(--benchmark_repetitions=3 --benchmark_filter='^(add|sum)_f32/.*hot$')
+few=(--benchmark_repetitions=9 --benchmark_filter='^(add|sum)_f32/.*hot$')
 count=$(grep -cE '^add_f32/.*hot$' <<<"$names")
 against() { # WHAT PATTERN FILE
     bench "${few[@]}" --against "$3" >"$folder/out" 2>&1
@@ -96,7 +96,7 @@ else
     sed 's/"time_unit": "us"/"time_unit": "ns"/' "$folder/old.json" >"$folder/fast.json"
     sed 's/"add_f32/"sum_f32/' "$folder/old.json" >"$folder/other.json"
     sed 's/"threads": "1"/"threads": "2"/' "$folder/old.json" >"$folder/threads.json"
-    sed 's/"repetition_index": 2/"run_type": "none"/' "$folder/old.json" >"$folder/few.json"
+    sed 's/"repetition_index": [2-8]/"run_type": "none"/' "$folder/old.json" >"$folder/few.json"
     head -n 9 "$folder/old.json" >"$folder/cut.json"
     against "itself" "[0-9]+ slower, [0-9]+ faster, [0-9]+ within .*, 0 new, 0 gone" "$folder/old.json"
     against "slower" "0 slower, $count faster, 0 within .*, 0 new, 0 gone" "$folder/slow.json"
