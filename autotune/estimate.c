@@ -1,7 +1,8 @@
 // A choice from the cache sizes alone, in the spirit of Low et al., "Analytical Modeling Is Enough for High-Performance
 // BLIS" (TOMS 2016). The deepest k block spares passes over C, and its strip of W (32 KiB for 16 columns) streams from
-// L1 or L2 fast enough for every tile. The block of X fills L2: W is read once for each. Nothing depends on L3: virtual
-// machines report that of the whole host, or none, and a share of it is all that a thread can count on.
+// L1 or L2 fast enough for every tile. Forward, W is transposed once for each block of X, so that fills L2; backward
+// reads W as it lies, and a quarter leaves L2 to it. Nothing depends on L3: virtual machines report that of the whole
+// host, or none, and a share of it is all that a thread can count on.
 #include "plan.h"
 
 static size_t at_least(size_t value, size_t floor) {
@@ -13,7 +14,8 @@ static lod_blocks estimate_blocks(const lod_plan *plan, bool forward) {
     const lod_kernel *tile = lod_kernel_find(LOD_OP_lowrank_tile_f32, plan->isa);
     lod_blocks b = {.tile = tile, .mc = LOD_MC_MAX, .kc = LOD_KC_MAX, .cut_tokens = p.n <= p.tokens};
     b.kc = lod_fit_blocks(b, &p).kc;
-    b.mc = lod_min(at_least(lod_this_machine()->l2 / (b.kc * sizeof(float)), 64), LOD_MC_MAX);
+    const size_t bytes = lod_this_machine()->l2 / (forward ? 1 : 4);
+    b.mc = lod_min(at_least(bytes / (b.kc * sizeof(float)), 64), LOD_MC_MAX);
     return b;
 }
 

@@ -17,7 +17,7 @@ static const char usage[] =
     "  --model DIR       the shapes of a Hugging Face folder of a Llama model, in training\n"
     "  --batch-size N    examples of a batch (8)\n"
     "  --max-length N    tokens of an example (512)\n"
-    "  --shapes FILE     lines `name tokens n_in n_out rank` and `attention name tokens heads kv_heads head_dim`\n"
+    "  --shapes FILE     layers, attention and losses, in lines as lodrop-bench reads them\n"
     "  --rigor NAME      estimate: only print; measure (the default): one setting after the other; exhaustive: all\n"
     "                    combinations; audit: plan at all three and measure their choices against each other\n"
     "  --threads N       default 0: as many as this process may use\n"
@@ -177,10 +177,10 @@ static double median(double *list) {
 }
 
 // Runs the choices in turns; seconds[i] becomes the median of choice i, gain[i] that of the ratios of the first to it.
-static void measure(const lod_plan *class, lod_plan_part part, const lod_choice *choices, size_t count,
+static void measure(const lod_plan *plan, lod_plan_part part, const lod_choice *choices, size_t count,
                     double seconds[RIGORS], double gain[RIGORS]) {
     double all[RIGORS][ROUNDS], ratios[ROUNDS];
-    lod_trial *trial = lod_trial_make(class, part);
+    lod_trial *trial = lod_trial_make(plan, part);
     if (!trial) fail(&(lod_error){LOD_NO_MEMORY, "shapes", "no memory to measure on"});
     for (size_t round = 0; round <= ROUNDS; round++) { // the first one warms up
         for (size_t i = 0; i < count; i++) all[i][round ? round - 1 : 0] = lod_trial_run(trial, &choices[i], 2) / 2;
@@ -197,8 +197,7 @@ static void measure(const lod_plan *class, lod_plan_part part, const lod_choice 
 static void print_part(const char *name, const char *pass, const lod_plan *plan, lod_plan_part part,
                        const lod_choice *choices, size_t count) {
     double seconds[RIGORS], gain[RIGORS];
-    lod_plan class = lod_plan_class(plan);
-    measure(&class, part, choices, count, seconds, gain);
+    measure(plan, part, choices, count, seconds, gain);
     printf("%-22s %-8s", name, pass);
     for (size_t i = 0; i < count; i++) {
         print_choice(&choices[i], part);
@@ -212,19 +211,29 @@ static void print_part(const char *name, const char *pass, const lod_plan *plan,
     fflush(stdout);
 }
 
-static void tune(const tune_shape *s, const options *o) {
+// The shape whose choice serves all of its class, which is what is measured.
+static tune_shape class_of(const tune_shape *s, unsigned threads) {
+    tune_shape class = *s;
+    const lod_plan plan = plan_shape(s, threads, LOD_ESTIMATE), of = lod_plan_class(&plan);
+    class.shape.lowrank = of.shape.lowrank;
+    if (s->kind == LOD_PLAN_ATTENTION) class.shape.attention = of.shape.attention;
+    if (s->kind == LOD_PLAN_LOSS) class.shape.loss = of.shape.loss;
+    return class;
+}
+
+static void tune(const tune_shape *shape, const options *o) {
     static const lod_rigor rigors[MODES][RIGORS] = {
         [MODE_MEASURE] = {LOD_ESTIMATE, LOD_MEASURE},
         [MODE_EXHAUSTIVE] = {LOD_ESTIMATE, LOD_EXHAUSTIVE},
         [MODE_AUDIT] = {LOD_ESTIMATE, LOD_MEASURE, LOD_EXHAUSTIVE},
     };
     const size_t count = o->mode == MODE_ESTIMATE ? 1 : o->mode == MODE_AUDIT ? 3 : 2;
+    const tune_shape class = class_of(shape, o->threads), *s = &class;
     lod_choice choices[RIGORS];
     lod_plan plan = {0};
     for (size_t i = 0; i < count; i++) {
         plan = plan_shape(s, o->threads, rigors[o->mode][i]);
         if (i == 0) { // wisdom answers even an estimate
-            plan = lod_plan_class(&plan);
             lod_estimate(&plan);
             lod_plan_settle(&plan);
         }

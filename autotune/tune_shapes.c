@@ -2,10 +2,9 @@
 #include "tune.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 
 void tune_read_shapes(tune_shapes *shapes, const char *path) {
-    const bench_shapes read = bench_read_shapes(path);
+    bench_shapes read = bench_read_shapes(path);
     for (size_t i = 0; i < read.layer_count; i++) {
         const bench_shape *from = &read.layers[i];
         tune_shape to = {.kind = LOD_PLAN_LOWRANK,
@@ -20,6 +19,12 @@ void tune_read_shapes(tune_shapes *shapes, const char *path) {
         snprintf(to.name, sizeof to.name, "attention %s T=%zu", from->name, from->tokens);
         tune_add(shapes, &to);
     }
-    free(read.layers);
-    free(read.attentions);
+    for (size_t i = 0; i < read.loss_count; i++) {
+        const bench_loss_shape *from = &read.losses[i];
+        tune_shape to = {.kind = LOD_PLAN_LOSS,
+                         .shape.loss = {.n_in = from->n_in, .vocabulary = from->vocabulary, .tokens = from->tokens}};
+        snprintf(to.name, sizeof to.name, "loss %s T=%zu", from->name, from->tokens);
+        tune_add(shapes, &to);
+    }
+    bench_free_shapes(&read);
 }
