@@ -2,7 +2,8 @@
 """Throughput with more threads than the host gives CPUs, against one thread under the same host: a CPU quota of one
 core, one core by affinity, two processes at once, OMP_NUM_THREADS, a caller's own parallel-for and callers that are
 threads themselves. Each number is the median over pairs of turns, one thread and many in alternation; a condition that
-stays below its floor is measured on, up to four times as long, because other programs disturb single turns."""
+stays below its target is measured on, up to four times as long, because other programs disturb single turns. Collapse is
+a failure; what stays between that and the target is marked, because a busy machine looks the same."""
 import os
 import pathlib
 import statistics
@@ -11,11 +12,12 @@ import sys
 
 from harness import BUILD, expect, finish, skip
 
-TURN_MS, PAIRS, MOST_ROUNDS = 250, 6, 4
+TURN_MS, PAIRS, MOST_ROUNDS = 150, 5, 4
 CORES = os.sched_getaffinity(0)
-FLOOR = 0.9        # of the throughput of one thread where no second core is to be had
-BUSY_FLOOR = 0.8   # where callers or processes compete for the cores: so does what else runs
-FREE_FLOOR = 1.5   # two threads on two free cores
+TARGET = 0.9       # of the throughput of one thread where no second core is to be had
+BUSY_TARGET = 0.8  # where callers or processes compete for the cores: so does what else runs
+FREE_TARGET = 1.85 # two threads on two free cores
+COLLAPSE = 0.8     # of a target
 FREE = 0.08        # CPUs that the rest of the machine takes at most in a turn that counts as free
 IDLE = 0.005       # CPUs that an idle process takes at most
 WORKS = ["layer", "attention", "sum65536"]
@@ -80,18 +82,23 @@ def report(name, work, ratio, cost, count, note=""):
     print(f"{name:46} {work:10} {ratio:6.2f} {cost:6.2f} {count:6} {note}", flush=True)
 
 
-def check(name, floor, works=WORKS, engine="pool", callers=1, threads=2, processes=1, **where):
+def below(ratio, target):
+    return f"below {target}" if ratio < target else ""
+
+
+def check(name, target, works=WORKS, engine="pool", callers=1, threads=2, processes=1, **where):
     for work in works:
         pairs, idle = [], 0
         for _ in range(MOST_ROUNDS):
             more, idle = measure([start(work, engine, callers, threads, **where) for _ in range(processes)])
             pairs += more
             ratio = statistics.median(many[0] / one[0] for one, many in pairs)
-            if ratio >= floor:
+            if ratio >= target:
                 break
         cost = statistics.median(many[1] / many[0] * one[0] / one[1] for one, many in pairs)
-        report(name, work, ratio, cost, len(pairs))
-        expect(f"{name}, {work}: {ratio:.2f} of one thread's throughput", ratio >= floor, f"below {floor}")
+        report(name, work, ratio, cost, len(pairs), below(ratio, target))
+        expect(f"{name}, {work}: {ratio:.2f} of one thread's throughput", ratio >= COLLAPSE * target,
+               f"below {COLLAPSE} of {target}")
         expect(f"{name}, {work}: an idle process takes no CPU", idle <= IDLE, f"{idle} CPUs")
 
 
@@ -105,9 +112,9 @@ def check_quota():
         skip(name, f"no control group can be made here ({why}); one core by affinity stands in for it")
         return
     try:
-        check(f"{name}, 2 threads", FLOOR, group=group)
-        check(f"{name}, 8 threads", FLOOR, ["layer", "attention"], threads=8, group=group)
-        check(f"{name}, two callers of 2 threads", BUSY_FLOOR, ["attention"], callers=2, group=group)
+        check(f"{name}, 2 threads", TARGET, group=group)
+        check(f"{name}, 8 threads", TARGET, ["layer", "attention"], threads=8, group=group)
+        check(f"{name}, two callers of 2 threads", BUSY_TARGET, ["attention"], callers=2, group=group)
         told = subprocess.run([str(BUILD / "lodrop-info")], capture_output=True, text=True,
                               preexec_fn=lambda: (group / "cgroup.procs").write_text(str(os.getpid()))).stdout
         expect("lodrop-info names the quota", "\nthreads  1 (the cgroup's CPU quota, rounded down)\n" in told, told)
@@ -117,21 +124,21 @@ def check_quota():
 
 def check_openmp_variable():
     name, told = "OMP_NUM_THREADS=1, threads by default", {"OMP_NUM_THREADS": "1"}
-    check(name, FLOOR, ["layer"], threads=0, environment=told.items())
+    check(name, TARGET, ["layer"], threads=0, environment=told.items())
     info = subprocess.run([str(BUILD / "lodrop-info")], capture_output=True, text=True, env={**os.environ, **told})
     expect("lodrop-info names OMP_NUM_THREADS", "\nthreads  1 (OMP_NUM_THREADS)\n" in info.stdout or len(CORES) == 1,
            info.stdout)
 
 
 def check_callers(openmp):
-    check("two threads as callers, 2 threads each", BUSY_FLOOR, callers=2)
-    check("own parallel-for of pthreads, one core", BUSY_FLOOR, ["layer"], engine="pthread", cores={min(CORES)})
+    check("two threads as callers, 2 threads each", BUSY_TARGET, callers=2)
+    check("own parallel-for of pthreads, one core", BUSY_TARGET, ["layer"], engine="pthread", cores={min(CORES)})
     if not openmp:
         skip("OpenMP callers", "hosts_load was built without OpenMP")
         return
-    check("from inside an OpenMP region of 2, 2 threads", BUSY_FLOOR, ["layer"], callers="openmp2")
-    check("the same with a parallel-for of OpenMP", BUSY_FLOOR, ["layer"], engine="openmp", callers="openmp2")
-    check("own parallel-for of OpenMP, one core", BUSY_FLOOR, ["layer"], engine="openmp", cores={min(CORES)})
+    check("from inside an OpenMP region of 2, 2 threads", BUSY_TARGET, ["layer"], callers="openmp2")
+    check("the same with a parallel-for of OpenMP", BUSY_TARGET, ["layer"], engine="openmp", callers="openmp2")
+    check("own parallel-for of OpenMP, one core", BUSY_TARGET, ["layer"], engine="openmp", cores={min(CORES)})
 
 
 def check_free_cores():
@@ -153,8 +160,10 @@ def check_free_cores():
             continue
         ratios = sorted(many[0] / one[0] for one, many in free)
         ratio = statistics.median(ratios)
-        report(name, work, ratio, 1, len(free), f"upper quartile {ratios[3 * len(ratios) // 4]:.2f}")
-        expect(f"{name}, {work}: {ratio:.2f} of one thread's throughput", ratio >= FREE_FLOOR, f"below {FREE_FLOOR}")
+        report(name, work, ratio, 1, len(free),
+               f"upper quartile {ratios[3 * len(ratios) // 4]:.2f} {below(ratio, FREE_TARGET)}")
+        expect(f"{name}, {work}: {ratio:.2f} of one thread's throughput", ratio >= COLLAPSE * FREE_TARGET,
+               f"below {COLLAPSE} of {FREE_TARGET}")
 
 
 def main():
@@ -162,9 +171,9 @@ def main():
     print(f"{'host':46} {'work':10} {'ratio':>6} {'cost':>6} {'pairs':>6}   (throughput and CPU time a call of many "
           "threads to one's)")
     check_quota()
-    check("one core by affinity, 2 threads", FLOOR, cores={min(CORES)})
-    check("one core by affinity, 8 threads", FLOOR, ["layer"], threads=8, cores={min(CORES)})
-    check("two processes of 2 threads", BUSY_FLOOR, processes=2)
+    check("one core by affinity, 2 threads", TARGET, cores={min(CORES)})
+    check("one core by affinity, 8 threads", TARGET, ["layer"], threads=8, cores={min(CORES)})
+    check("two processes of 2 threads", BUSY_TARGET, processes=2)
     check_openmp_variable()
     check_callers(probe.returncode == 0)
     check_free_cores()
