@@ -22,9 +22,18 @@ struct position {
     const char *place;                  // what takes one dropout a layer; NULL: the position is not supported
     unsigned library;                   // lod_position
     struct rule rule[DROPOUT_PATTERNS]; // by pattern
+    bool once;                          // in the model, not in every layer
 };
 
 #define SET(compensation) (1u << DROPOUT_##compensation)
+
+// Any activation takes dropout token by token and variational dropout, the FFN's also HiddenCut's spans.
+#define ACTIVATION                                                                                                     \
+    [LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(INFERENCE), DROPOUT_INVERTED},                                        \
+    [LOD_PATTERN_COLUMN] = {SET(INVERTED), DROPOUT_INVERTED}
+#define SPAN [LOD_PATTERN_SPAN] = {SET(NONE), DROPOUT_NONE}
+
+static const char FFN_OUTPUT[] = "the output of the FFN";
 
 // Every position x pattern x compensation is valid or not by this table alone; understand() tells why not.
 static const struct position POSITIONS[DROPOUT_POSITIONS] = {
@@ -42,11 +51,16 @@ static const struct position POSITIONS[DROPOUT_POSITIONS] = {
          {[LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_INVERTED},
           [LOD_PATTERN_COLUMN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD},
           [LOD_PATTERN_SPAN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD}}},
+    [DROPOUT_FFN_MIDDLE] = {"the middle of the FFN", LOD_POSITION_FFN_MIDDLE, {ACTIVATION, SPAN}},
+    [DROPOUT_FFN_OUTPUT] = {FFN_OUTPUT, LOD_POSITION_FFN_OUTPUT, {ACTIVATION, SPAN}},
+    [DROPOUT_EMBEDDING] = {"the embedding", LOD_POSITION_EMBEDDING, {ACTIVATION}, .once = true},
+    // The output of attention, and that of the FFN, where its mask is the one of ffn_output.
+    [DROPOUT_HIDDEN] = {FFN_OUTPUT, LOD_POSITION_HIDDEN, {ACTIVATION}},
 };
 
 // --- Words ---
 
-enum { LIST_BYTES = 128 };
+enum { LIST_BYTES = 160 };
 
 struct vocabulary {
     const char *what;
@@ -126,6 +140,9 @@ static const char *read_number(unsigned *number, const char *text) {
 }
 
 static bool find_layers(struct dropout *d, const struct words *w, fault *f) {
+    if (POSITIONS[d->position].once) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "%s stands before the layers and takes none", w->position);
+    }
     if (strcmp(w->layers, LATER_HALF) == 0) {
         d->extent = DROPOUT_LATER_HALF;
         return true;
@@ -271,6 +288,7 @@ static bool read_entry(struct dropout *d, struct json_scope entry, fault *f) {
         return false;
     }
     d->per_kv_head = per_kv_head;
+    d->option = entry.within;
     return !per_kv_head || dropout_has_key_set(d) ||
            json_fault(entry, "per_kv_head", f, "is not for %s with the pattern %s", w.position, w.pattern);
 }
@@ -295,17 +313,22 @@ bool dropouts_from_json(struct dropouts *d, struct json_scope scope, const char 
 
 // --- Methods ---
 
+// The table of methods; a rate is that of --rate where it is given.
+#define DROP(where, how, compensation, ...)                                                                            \
+    {DROPOUT_##where, LOD_PATTERN_##how, DROPOUT_##compensation, .p = 0.1, .option = "--method", __VA_ARGS__}
+
 static const struct dropout_method METHODS[] = {
     {.name = "lora"},
-    {.name = "lora-input-dropout",
-     .count = 1,
-     .list = {{DROPOUT_LORA_INPUT, LOD_PATTERN_ELEMENT, DROPOUT_INVERTED, .p = 0.1, .option = "--method"}}},
-    {.name = "dropkey",
-     .count = 1,
-     .list = {{DROPOUT_ATTN_LOGIT, LOD_PATTERN_COLUMN, DROPOUT_NONE, .p = 0.1, .option = "--method"}}},
-    {.name = "dropattention",
-     .count = 1,
-     .list = {{DROPOUT_ATTN_WEIGHT, LOD_PATTERN_COLUMN, DROPOUT_RENORMALISE_NOGRAD, .p = 0.1, .option = "--method"}}},
+    {.name = "lora-input-dropout", .count = 1, .list = {DROP(LORA_INPUT, ELEMENT, INVERTED)}},
+    {.name = "dropkey", .count = 1, .list = {DROP(ATTN_LOGIT, COLUMN, NONE)}},
+    {.name = "dropattention", .count = 1, .list = {DROP(ATTN_WEIGHT, COLUMN, RENORMALISE_NOGRAD)}},
+    {.name = "hiddencut", .count = 1, .list = {DROP(FFN_OUTPUT, ELEMENT, INVERTED)}},
+    {.name = "hiddenkey-minus",
+     .count = 2,
+     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, .extent = DROPOUT_LATER_HALF),
+              DROP(FFN_OUTPUT, ELEMENT, INVERTED, .extent = DROPOUT_LATER_HALF)}},
+    {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE)}},
+    {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED)}},
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f) {
@@ -324,36 +347,40 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
 // --- What layers draw ---
 
 static bool covers(const struct dropout *d, unsigned layer, unsigned layers) {
+    if (POSITIONS[d->position].once) {
+        return layer == 0;
+    }
     return d->extent == DROPOUT_ALL_LAYERS || (d->extent == DROPOUT_LATER_HALF && layer >= layers / 2) ||
            (d->extent == DROPOUT_SOME_LAYERS && d->first <= layer && layer <= d->last);
 }
 
 // The first layer, if any, in which two dropouts want the same place.
-static bool fit_together(const struct dropout *one, const struct dropout *other, unsigned layers, fault *f) {
+static bool fit_together(const struct dropout *one, const struct dropout *other, unsigned layers, const char *file,
+                         fault *f) {
     const char *place = POSITIONS[other->position].place;
     for (unsigned layer = 0; layer < layers && strcmp(POSITIONS[one->position].place, place) == 0; layer++) {
         if (covers(one, layer, layers) && covers(other, layer, layers)) {
             char first[DROPOUT_TEXT], second[DROPOUT_TEXT];
             dropout_print(first, one);
             dropout_print(second, other);
-            return fault_set(f, FAULT_INPUT, PROGRAM, other->option, "%s (%s) and %s (%s) are both on %s in layer %u",
+            return fault_set(f, FAULT_INPUT, file, other->option, "%s (%s) and %s (%s) are both on %s in layer %u",
                              first, one->option, second, other->option, place, layer);
         }
     }
     return true;
 }
 
-bool dropouts_fit(const struct dropouts *d, unsigned layers, fault *f) {
+bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f) {
     for (size_t i = 0; i < d->count; i++) {
         const struct dropout *other = &d->list[i];
         if (other->extent == DROPOUT_SOME_LAYERS && other->last >= layers) {
             char text[DROPOUT_TEXT];
             dropout_print(text, other);
-            return fault_set(f, FAULT_INPUT, PROGRAM, other->option, "%s: there are layers 0 to %u only", text,
+            return fault_set(f, FAULT_INPUT, file, other->option, "%s: there are layers 0 to %u only", text,
                              layers - 1);
         }
         for (size_t j = 0; j < i; j++) {
-            if (!fit_together(&d->list[j], other, layers, f)) {
+            if (!fit_together(&d->list[j], other, layers, file, f)) {
                 return false;
             }
         }
@@ -361,16 +388,30 @@ bool dropouts_fit(const struct dropouts *d, unsigned layers, fault *f) {
     return true;
 }
 
-// As an operation takes it; the site is that of the position's first module.
-static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned layer, uint64_t seed, fault *f) {
+// As an operation takes it at a lod_position, whose first module's the site is.
+static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned layer, unsigned position, uint64_t seed,
+                          fault *f) {
     *draw = (lod_dropout){.pattern = d->pattern,
                           .compensation = (lod_compensation)d->compensation,
                           .p = d->p,
                           .seed = seed,
                           .per_kv_head = d->per_kv_head};
     lod_error err;
-    lod_status s = lod_site(LOD_DOMAIN_TRAIN, layer, POSITIONS[d->position].library, 0, 0, &draw->site, &err);
+    lod_status s = lod_site(LOD_DOMAIN_TRAIN, layer, position, 0, 0, &draw->site, &err);
     return library_done(s, &err, f);
+}
+
+static bool place_in_layer(struct layer_dropouts *l, const struct dropout *d, unsigned layer, uint64_t seed, fault *f) {
+    lod_dropout *const at[DROPOUT_POSITIONS] = {
+        [DROPOUT_LORA_INPUT] = &l->lora_input,  [DROPOUT_ATTN_LOGIT] = &l->attention,
+        [DROPOUT_ATTN_WEIGHT] = &l->attention,  [DROPOUT_FFN_MIDDLE] = &l->ffn_middle,
+        [DROPOUT_FFN_OUTPUT] = &l->ffn_output,  [DROPOUT_EMBEDDING] = &l->embedding,
+        [DROPOUT_HIDDEN] = &l->attention_output};
+    if (!draw_in_layer(at[d->position], d, layer, POSITIONS[d->position].library, seed, f)) {
+        return false;
+    }
+    return d->position != DROPOUT_HIDDEN ||
+           draw_in_layer(&l->ffn_output, d, layer, POSITIONS[DROPOUT_FFN_OUTPUT].library, seed, f);
 }
 
 bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
@@ -379,11 +420,18 @@ bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const stru
         list[layer] = (struct layer_dropouts){0};
         for (size_t i = 0; i < d->count; i++) {
             const struct dropout *one = &d->list[i];
-            lod_dropout *draw = one->position == DROPOUT_LORA_INPUT ? &list[layer].lora_input : &list[layer].attention;
-            if (one->p > 0 && covers(one, layer, layers) && !draw_in_layer(draw, one, layer, seed, f)) {
+            bool here = one->p > 0 && covers(one, layer, layers);
+            if (here && !place_in_layer(&list[layer], one, layer, seed, f)) {
                 return false;
             }
         }
     }
     return true;
+}
+
+bool dropouts_place(struct layer_dropouts **list, unsigned layers, const struct dropouts *d, uint64_t seed,
+                    const char *file, fault *f) {
+    *list = calloc(layers, sizeof **list);
+    return *list ? dropouts_fit(d, layers, file, f) && dropouts_of_layers(*list, layers, d, seed, f)
+                 : fault_memory(f, "the dropouts of the layers");
 }

@@ -24,13 +24,12 @@ enum dropout_position {
 
 enum { DROPOUT_PATTERNS = LOD_PATTERN_SPAN + 1 };
 
-// The library's, and one that is none of its business: training as without, evaluation scaled by the rate kept.
 enum dropout_compensation {
     DROPOUT_NONE = LOD_COMPENSATION_NONE,
     DROPOUT_INVERTED = LOD_COMPENSATION_INVERTED,
     DROPOUT_RENORMALISE = LOD_COMPENSATION_RENORMALISE,
     DROPOUT_RENORMALISE_NOGRAD = LOD_COMPENSATION_RENORMALISE_NOGRAD,
-    DROPOUT_INFERENCE,
+    DROPOUT_INFERENCE = LOD_COMPENSATION_INFERENCE,
     DROPOUT_COMPENSATIONS
 };
 
@@ -85,15 +84,23 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
 
 // p = 0: nothing.
 struct layer_dropouts {
+    lod_dropout embedding;  // of the first layer: what goes into it
     lod_dropout lora_input; // its site that of the first module
     lod_dropout attention;
+    lod_dropout attention_output, ffn_middle, ffn_output;
 };
 
-// That the model has the layers, and each layer at most one dropout at a place: attention's logits and weights are one.
-bool dropouts_fit(const struct dropouts *d, unsigned layers, fault *f);
+// That the model has the layers, and each layer at most one dropout at a place: attention's logits and weights are one,
+// and the FFN's output is one of the two places of `hidden`.
+// file: of the dropouts, which faults name.
+bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f);
 
 // Fills list [layers]; d must fit.
 bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
                         fault *f);
+
+// Both, into a new list that free() returns.
+bool dropouts_place(struct layer_dropouts **list, unsigned layers, const struct dropouts *d, uint64_t seed,
+                    const char *file, fault *f);
 
 #endif

@@ -1,7 +1,9 @@
 // lodrop-eval: the loss of a model, with or without an adapter, on held-out data.
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "evaluate.h"
+#include "file.h"
 #include "options.h"
 #include "wisdom.h"
 
@@ -43,11 +45,20 @@ struct eval_run {
     struct model model;
     struct tokenizer *tokenizer;
     struct dataset data;
+    struct adapter_recipe recipe;
+    struct layer_dropouts *dropouts; // [layers], what the adapter was trained with
     struct lora lora;
 };
 
 static bool load_adapter(struct eval_run *r, const char *folder, fault *f) {
     struct lora_options options = {.leaves = 1};
+    char path[FILE_PATH_MAX];
+    bool there;
+    if (!file_path(path, folder, "lodrop.json", f) || !adapter_read_recipe(&r->recipe, &there, folder, f) ||
+        !dropouts_place(&r->dropouts, r->model.config.layers, &r->recipe.dropouts, r->recipe.seed, path, f)) {
+        return false;
+    }
+    options.dropouts = r->dropouts;
     return adapter_read_config(&options.config, folder, f) &&
            lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
 }
@@ -95,7 +106,7 @@ static bool run(struct eval_run *r, struct eval_options *o, option_set given, fa
 int main(int argc, char **argv) {
     static struct eval_options options = {.max_length = 512};
     static const char *const required[] = {"model", "data", NULL};
-    struct eval_run r = {0};
+    static struct eval_run r;
     option_set given;
     fault f = {0};
     bool done = options_parse(&TABLE, &options, &given, argc, argv, &f) &&
@@ -103,6 +114,7 @@ int main(int argc, char **argv) {
     dataset_free(&r.data);
     tokenizer_free(r.tokenizer);
     lora_free(&r.lora);
+    free(r.dropouts);
     model_free(&r.model);
     if (!done) {
         fprintf(stderr, "%s\n", f.text);

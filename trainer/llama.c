@@ -49,6 +49,35 @@ static bool add(struct llama *l, size_t count, const float *a, const float *b, f
     return library_done(lod_add(l->rowwise, &args, &err), &err, f);
 }
 
+// y = add + D x, or D x without add; x [T][width]. A pass without gradients drops nothing and may scale.
+static bool drop(struct llama *l, const struct llama_batch *b, const lod_dropout *d, size_t width, const float *x,
+                 const float *add, float *y, fault *f) {
+    lod_dropout_add_args args = {.rows = b->rows,
+                                 .width = width,
+                                 .dropout = *d,
+                                 .inference = l->limits.mode == LLAMA_FORWARD,
+                                 .x = x,
+                                 .ldx = width,
+                                 .add = add,
+                                 .y = y,
+                                 .ldy = width};
+    lod_error err;
+    return library_done(lod_dropout_add(l->rowwise, &args, &err), &err, f);
+}
+
+// In place, where there is a dropout.
+static bool drop_some(struct llama *l, const struct llama_batch *b, const lod_dropout *d, size_t width, float *x,
+                      fault *f) {
+    return d->p == 0 || drop(l, b, d, width, x, NULL, x, f);
+}
+
+// *d: the gradient of the residual stream [T][C] as it comes through the dropout of a sublayer's output.
+static bool drop_gradient(struct llama *l, const struct llama_batch *b, const lod_dropout *dropout, const float **d,
+                          fault *f) {
+    *d = dropout->p > 0 ? l->dropped : l->dx;
+    return dropout->p == 0 || drop(l, b, dropout, l->model->config.hidden_size, l->dx, NULL, l->dropped, f);
+}
+
 static bool rope(struct llama *l, const struct llama_batch *b, size_t heads, float *x, bool inverse, fault *f) {
     size_t D = l->model->config.head_dim;
     lod_rope_args args = {.tokens = token_count(b),
@@ -130,9 +159,10 @@ static lod_attention_args attention_args(const struct llama *l, unsigned layer) 
     const struct model_config *c = &l->model->config;
     const struct layer_state *s = &l->layers[layer];
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
+    bool drops = l->limits.mode != LLAMA_FORWARD;
     return (lod_attention_args){.causal = true,
                                 .scale = 1 / sqrt((double)c->head_dim),
-                                .dropout = l->limits.dropouts ? l->limits.dropouts[layer].attention : (lod_dropout){0},
+                                .dropout = drops ? llama_dropouts(l, layer)->attention : (lod_dropout){0},
                                 .q = s->q,
                                 .k = s->k,
                                 .v = s->v,
@@ -211,6 +241,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
     const struct model_layer *w = &l->model->layers[layer];
     struct layer_state *s = &l->layers[layer];
     const float *x = l->x[layer]; // [T][C]
+    const lod_dropout *dropout = &llama_dropouts(l, layer)->attention_output;
     float *h = l->forward.h;
     size_t T = token_count(b), C = c->hidden_size;
     return norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) && // h       [T][C]
@@ -221,7 +252,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
            rope(l, b, c->kv_heads, s->k, false, f) &&                   // k
            attend(l, b, layer, f) &&                                    // o       [T][H][D]
            linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&   // middle  [T][C]
-           add(l, T * C, s->middle, x, s->middle, f) &&                 // middle += x
+           drop(l, b, dropout, C, s->middle, x, s->middle, f) &&        // middle = x + D middle
            norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]
            linear(l, b, layer, ADAPTER_GATE_PROJ, h, s->gate, f) &&     // gate    [T][F]
            linear(l, b, layer, ADAPTER_UP_PROJ, h, s->up, f);           // up      [T][F]
@@ -229,11 +260,13 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
 
 static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
     struct layer_state *s = &l->layers[layer];
+    const struct layer_dropouts *d = llama_dropouts(l, layer);
     float *next = l->x[layer + 1], *act = l->forward.act;
     size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
     return layer_kept(l, b, layer, f) && silu_mul(l, T * F, s, act, f) && // act   [T][F]
+           drop_some(l, b, &d->ffn_middle, F, act, f) &&                  // act = D act
            linear(l, b, layer, ADAPTER_DOWN_PROJ, act, next, f) &&        // next  [T][C]
-           add(l, T * C, next, s->middle, next, f);                       // next += middle
+           drop(l, b, &d->ffn_output, C, next, s->middle, next, f);       // next = middle + D next
 }
 
 bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
@@ -241,6 +274,9 @@ bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     size_t T = token_count(b), C = c->hidden_size;
     for (size_t t = 0; t < T; t++) {
         tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
+    }
+    if (!drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) { // x = D x
+        return false;
     }
     for (unsigned layer = 0; layer < c->layers; layer++) {
         if (!layer_forward(l, b, layer, f)) {
@@ -313,10 +349,15 @@ static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned 
     bool gate = lora_find(l->lora, layer, ADAPTER_GATE_PROJ), up = lora_find(l->lora, layer, ADAPTER_UP_PROJ);
     bool down = lora_find(l->lora, layer, ADAPTER_DOWN_PROJ), inside = wanted || gate || up;
     float *dact = inside ? m->dact : NULL, *dh = wanted ? m->dh : NULL, *partial = wanted ? m->partial : NULL;
+    const struct layer_dropouts *d = llama_dropouts(l, layer);
+    const float *dy;
 
-    if ((down && !silu_mul(l, T * F, s, m->act, f)) ||                              // act [T][F]
-        !linear_backward(l, b, layer, ADAPTER_DOWN_PROJ, m->act, l->dx, dact, f) || // dact [T][F]
-        (inside && !silu_mul_backward(l, T * F, s, dact, f))) {                     // dgate, dup [T][F]
+    if ((down && (!silu_mul(l, T * F, s, m->act, f) ||                          // act [T][F]
+                  !drop_some(l, b, &d->ffn_middle, F, m->act, f))) ||           // act = D act
+        !drop_gradient(l, b, &d->ffn_output, &dy, f) ||                         // dy [T][C]
+        !linear_backward(l, b, layer, ADAPTER_DOWN_PROJ, m->act, dy, dact, f) || // dact [T][F]
+        (inside && (!drop_some(l, b, &d->ffn_middle, F, dact, f) ||             // dact = D dact
+                    !silu_mul_backward(l, T * F, s, dact, f)))) {               // dgate, dup [T][F]
         return false;
     }
     return ((!gate && !up) || norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) && // h [T][C]
@@ -350,9 +391,11 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
                    lora_find(l->lora, layer, ADAPTER_V_PROJ);
     bool inside = wanted || adapted;
     float *d_o = inside ? a->d_o : NULL, *dh = wanted ? a->dh : NULL, *partial = wanted ? a->partial : NULL;
+    const float *dy;
 
-    if (!linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, l->dx, d_o, f) || // d_o [T][H][D]
-        (inside && !attend_backward(l, b, layer, f))) {                       // dq [T][H][D], dk, dv [T][G][D]
+    if (!drop_gradient(l, b, &llama_dropouts(l, layer)->attention_output, &dy, f) || // dy [T][C]
+        !linear_backward(l, b, layer, ADAPTER_O_PROJ, s->o, dy, d_o, f) ||           // d_o [T][H][D]
+        (inside && !attend_backward(l, b, layer, f))) {                              // dq [T][H][D], dk, dv [T][G][D]
         return false;
     }
     return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) && // h [T][C]

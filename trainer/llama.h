@@ -32,14 +32,13 @@ struct llama_batch {
     const struct llama_branches *branches; // NULL: none
 };
 
-// FORWARD: no gradients, no dropout. KEEP: what the backward pass needs is kept. RECOMPUTE: only the inputs of the
-// layers are kept, the rest is computed again, to the same bits.
+// FORWARD: no gradients, no dropout but what it is scaled by. KEEP: what the backward pass needs is kept. RECOMPUTE:
+// only the inputs of the layers are kept, the rest is computed again, to the same bits.
 enum llama_mode { LLAMA_FORWARD, LLAMA_KEEP, LLAMA_RECOMPUTE };
 
 // How a model is run, and the most that a batch will bring.
 struct llama_limits {
     enum llama_mode mode;
-    const struct layer_dropouts *dropouts; // [layers], for the training modes; NULL: none
     size_t tokens, targets;
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches
@@ -49,7 +48,7 @@ struct llama_limits {
 
 struct llama;
 
-// lora may be NULL. The memory is taken here, once; nothing after it allocates.
+// lora may be NULL; its dropouts are those of the layers. The memory is taken here, once; nothing after it allocates.
 bool llama_open(struct llama **opened, const struct model *model, const struct lora *lora,
                 const struct llama_limits *limits, fault *f);
 void llama_close(struct llama *l);

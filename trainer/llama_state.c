@@ -5,10 +5,24 @@
 #include "arena.h"
 #include "library.h"
 
+const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer) {
+    static const struct layer_dropouts none;
+    return l->lora && l->lora->dropouts ? &l->lora->dropouts[layer] : &none;
+}
+
 static bool needs_visible(const struct llama *l) {
-    const struct layer_dropouts *d = l->limits.dropouts;
-    for (size_t i = 0; d && i < l->model->config.layers; i++) {
-        if (d[i].attention.compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD) {
+    for (unsigned i = 0; l->limits.mode != LLAMA_FORWARD && i < l->model->config.layers; i++) {
+        if (llama_dropouts(l, i)->attention.compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool drops_outputs(const struct llama *l) {
+    for (unsigned i = 0; i < l->model->config.layers; i++) {
+        const struct layer_dropouts *d = llama_dropouts(l, i);
+        if (d->attention_output.p > 0 || d->ffn_output.p > 0) {
             return true;
         }
     }
@@ -115,6 +129,7 @@ static void take_all(struct llama *l, struct arena *a, size_t workspace) {
     take_layers(l, a);
     if (l->limits.mode != LLAMA_FORWARD) {
         l->dx = arena_floats(a, l->limits.tokens, c->hidden_size);
+        l->dropped = drops_outputs(l) ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
     }
     size_t mark = a->used;
     take_forward_scratch(l, a);
@@ -200,9 +215,6 @@ bool llama_open(struct llama **opened, const struct model *model, const struct l
     l->model = model;
     l->lora = lora;
     l->limits = *limits;
-    if (limits->mode == LLAMA_FORWARD) {
-        l->limits.dropouts = NULL;
-    }
     if (!open_all(l, f)) {
         llama_close(l);
         return false;

@@ -58,10 +58,14 @@ struct llama {
     float **x;                  // [L + 1] the residual stream [T][C] before every layer and after the last
     struct layer_state *layers; // [L]; all the same arrays unless the mode is KEEP
     float *dx;                  // [T][C] gradient of the residual stream
+    float *dropped;             // [T][C] the same through a dropout; NULL unless a sublayer's output has one
     struct forward_scratch forward;
     struct mlp_scratch mlp;
     struct attention_scratch attend;
     struct loss_scratch last;
 };
+
+// What a layer draws, all zeros where there is nothing.
+const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer);
 
 #endif

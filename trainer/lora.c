@@ -68,7 +68,7 @@ static void carve(struct lora *l, struct arena *a, uint64_t leaves, enum lora_us
 bool lora_make(struct lora *l, const struct model_config *model, const struct lora_options *o, enum lora_use use,
                fault *f) {
     const struct adapter_config *c = &o->config;
-    *l = (struct lora){.rank = c->r, .modules = c->modules};
+    *l = (struct lora){.rank = c->r, .modules = c->modules, .dropouts = o->dropouts};
     l->scale = c->rslora ? c->alpha / sqrt((double)c->r) : c->alpha / (double)c->r;
     unsigned in_layer = 0;
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {

@@ -24,6 +24,7 @@ struct lora {
     size_t count;
     struct lora_module *list; // [count], ascending by layer, then module
     size_t parameters;
+    const struct layer_dropouts *dropouts; // [layers] of the model it is trained in; NULL: none
     float *value;    // [parameters]; a and bt of the modules in the order of the list
     float *gradient; // [parameters]; NULL unless training, like the next two
     float *moment1;  // [parameters]

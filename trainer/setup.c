@@ -85,14 +85,8 @@ static bool plan_steps(struct training *t, fault *f) {
     return true;
 }
 
-// --- Dropouts ---
-
 static bool place_dropouts(struct training *t, fault *f) {
-    unsigned layers = t->model.config.layers;
-    t->dropouts = calloc(layers, sizeof *t->dropouts);
-    return t->dropouts ? dropouts_fit(&t->recipe.dropouts, layers, f) &&
-                             dropouts_of_layers(t->dropouts, layers, &t->recipe.dropouts, t->recipe.seed, f)
-                       : fault_memory(f, "the dropouts of the layers");
+    return dropouts_place(&t->dropouts, t->model.config.layers, &t->recipe.dropouts, t->recipe.seed, "lodrop-train", f);
 }
 
 // --- Adapter ---
@@ -150,7 +144,6 @@ static bool take_memory(struct training *t, fault *f) {
         .mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP,
         .threads = (unsigned)o->threads,
         .rigor = o->tune ? LOD_MEASURE : LOD_ESTIMATE,
-        .dropouts = t->dropouts,
     };
     if (!measure_batch(t, &limits, f)) {
         return false;

@@ -22,6 +22,18 @@ static bool print_config(const struct train_options *o, const char *checkpoint, 
     return file_flush_output(f);
 }
 
+// What an adapter's files cannot tell other programs.
+static void print_scaled(struct training *t) {
+    const struct dropouts *d = &t->recipe.dropouts;
+    for (size_t i = 0; i < d->count; i++) {
+        char text[DROPOUT_TEXT];
+        dropout_print(text, &d->list[i]);
+        if (d->list[i].compensation == DROPOUT_INFERENCE && d->list[i].p > 0) {
+            report_line(&t->report, "%s: lodrop-eval scales by it, other programs that read the adapter do not", text);
+        }
+    }
+}
+
 static void print_start(struct training *t) {
     const struct dataset *d = &t->data;
     report_line(&t->report, "%zu examples, %zu tokens, %zu targets%s", d->count, d->tokens, d->targets,
@@ -34,6 +46,7 @@ static void print_start(struct training *t) {
         report_line(&t->report, "the model's own attention_dropout of %g is not applied",
                     t->model.config.attention_dropout);
     }
+    print_scaled(t);
     report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,
                 (unsigned long long)t->schedule.total);
     if (getenv("LODROP_VERBOSE")) {

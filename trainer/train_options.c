@@ -17,8 +17,8 @@ static const struct option LIST[] = {
     {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, curves, checkpoint"},
     {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
-    {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), lora-input-dropout, dropkey or dropattention"},
-    {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropout (default 0.1)"},
+    {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},
+    {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1)"},
     {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
     {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
      "column and span at attention: one key set a KV head, not a query head"},
@@ -64,20 +64,33 @@ const struct option_table train_option_table = {
         "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
         "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
         "      --batch-size 4 --grad-accum 2\n\n"
-        "A method is a name for a dropout in all layers, P being --rate:\n"
+        "A method is a name for dropouts, in all layers unless said otherwise, P being --rate:\n"
         "  lora                 no dropout\n"
         "  lora-input-dropout   lora_input:element:P:inverted, PEFT's lora_dropout\n"
         "  dropkey              attn_logit:column:P:none (arXiv 2208.02646)\n"
         "  dropattention        attn_weight:column:P:renormalise-nograd (arXiv 1907.11065: the kept weights are\n"
-        "                       divided by their sum, through which no gradient flows)\n\n"
+        "                       divided by their sum, through which no gradient flows)\n"
+        "  hiddencut            ffn_output:element:P:inverted (arXiv 2106.00149)\n"
+        "  hiddenkey-minus      dropkey and hiddencut in the later half of the layers (arXiv 2403.00812)\n"
+        "  dropout              hidden:element:P:inference (Srivastava et al., JMLR 15, 2014)\n"
+        "  variational          hidden:column:P:inverted (arXiv 1512.05287)\n\n"
         "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
         "out). Positions with their patterns, and the compensations of these, the default one first:\n"
         "  lora_input           element             inverted\n"
         "  attn_logit           element|column|span none\n"
         "  attn_weight          element             inverted, renormalise, renormalise-nograd\n"
         "  attn_weight          column|span         renormalise-nograd, renormalise\n"
+        "  ffn_middle, _output  element             inverted, inference\n"
+        "  ffn_middle, _output  column              inverted\n"
+        "  ffn_middle, _output  span                none\n"
+        "  hidden, embedding    element             inverted, inference\n"
+        "  hidden, embedding    column              inverted\n"
         "At attention, element drops (query, key) pairs one by one, column keys for all queries of a head, span a\n"
-        "run of such keys. A layer takes one dropout on the input of A and one at attention.\n\n"
+        "run of such keys. In activations, element drops features token by token, column features of all tokens of\n"
+        "an example, span all features of a run of tokens. ffn_middle goes into down_proj, ffn_output comes from it,\n"
+        "hidden is ffn_output and the output of attention, each before its residual sum; embedding takes no LAYERS.\n"
+        "With inference, training is not compensated: evaluation multiplies by 1 - P. A layer takes one dropout on\n"
+        "the input of A, one at attention, one of ffn_middle and one of ffn_output or hidden.\n\n"
         "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
         "\"label\"};\n"
         "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
@@ -302,7 +315,8 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     recipe->alpha = config->alpha;
     recipe->seed = (uint64_t)o->seed;
     // How many layers there are is not known yet: what is refused for the most is so for all.
-    if (!list_dropouts(&recipe->dropouts, o, method, f) || !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, f)) {
+    if (!list_dropouts(&recipe->dropouts, o, method, f) ||
+        !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, "lodrop-train", f)) {
         return false;
     }
     config->dropout = input_rate(&recipe->dropouts);

@@ -2,6 +2,7 @@
 #include "../../trainer/dropout.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../../trainer/config.h"
@@ -13,7 +14,8 @@ static const char *const positions[] = {"lora_input", "lora_a",     "lora_b",   
                                         "ffn_middle", "ffn_output", "embedding", "hidden"};
 static const char *const patterns[] = {"element", "column", "span"};
 static const char *const compensations[] = {"none", "inverted", "renormalise", "renormalise-nograd", "inference"};
-static const char *const trained[] = {"lora_input", "attn_logit", "attn_weight"};
+static const char *const trained[] = {"lora_input", "attn_logit", "attn_weight", "ffn_middle",
+                                      "ffn_output", "embedding",  "hidden"};
 
 // All that can be trained with. Usual: what is meant if no compensation is named.
 static const struct {
@@ -31,6 +33,20 @@ static const struct {
     {"attn_weight", "column", "renormalise-nograd", true},
     {"attn_weight", "span", "renormalise", false},
     {"attn_weight", "span", "renormalise-nograd", true},
+    {"ffn_middle", "element", "inverted", true},
+    {"ffn_middle", "element", "inference", false},
+    {"ffn_middle", "column", "inverted", true},
+    {"ffn_middle", "span", "none", true},
+    {"ffn_output", "element", "inverted", true},
+    {"ffn_output", "element", "inference", false},
+    {"ffn_output", "column", "inverted", true},
+    {"ffn_output", "span", "none", true},
+    {"embedding", "element", "inverted", true},
+    {"embedding", "element", "inference", false},
+    {"embedding", "column", "inverted", true},
+    {"hidden", "element", "inverted", true},
+    {"hidden", "element", "inference", false},
+    {"hidden", "column", "inverted", true},
 };
 
 enum { VALID = sizeof valid / sizeof *valid };
@@ -107,6 +123,12 @@ static void reasons_name_what_is_possible(void) {
         {"attn_logit:column:0.1:inverted", "does not take inverted: only none"},
         {"attn_weight:column:0.1:inverted", "does not take inverted: only renormalise, renormalise-nograd"},
         {"attn_weight:element:0.1:none", "does not take none: only inverted, renormalise, renormalise-nograd"},
+        {"ffn_output:span:0.1:inverted", "ffn_output with the pattern span does not take inverted: only none"},
+        {"hidden:element:0.1:none", "does not take none: only inverted, inference"},
+        {"hidden:span:0.1", "hidden does not take the pattern span: only element, column"},
+        {"embedding:element:0.1:inverted:0", "embedding stands before the layers and takes none"},
+        {"embedding:element:0.1:inverted:later-half", "embedding stands before the layers and takes none"},
+        {"lora_a:column:0.1", "the position lora_a is not supported"},
         {"lora_input:span:0.1", "lora_input does not take the pattern span: only element"},
         {"attention:column:0.1", "'attention' is no position: must be one of lora_input, lora_a, lora_b, attn_logit"},
         {"attn_logit:row:0.1", "'row' is no pattern: must be one of element, column, span"},
@@ -205,20 +227,30 @@ static void layers(void) {
 static void methods(void) {
     static const struct {
         const char *name, *position, *pattern, *compensation;
-    } presets[] = {{"lora-input-dropout", "lora_input", "element", "inverted"},
-                   {"dropkey", "attn_logit", "column", "none"},
-                   {"dropattention", "attn_weight", "column", "renormalise-nograd"}};
+        enum dropout_extent extent;
+        size_t place, count;
+    } presets[] = {
+        {"lora-input-dropout", "lora_input", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
+        {"dropkey", "attn_logit", "column", "none", DROPOUT_ALL_LAYERS, 0, 1},
+        {"dropattention", "attn_weight", "column", "renormalise-nograd", DROPOUT_ALL_LAYERS, 0, 1},
+        {"hiddencut", "ffn_output", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
+        {"hiddenkey-minus", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2},
+        {"hiddenkey-minus", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2},
+        {"dropout", "hidden", "element", "inference", DROPOUT_ALL_LAYERS, 0, 1},
+        {"variational", "hidden", "column", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
+    };
     const struct dropout_method *m = NULL;
     fault f = {0};
     CHECK(dropout_method_find(&m, "lora", &f) && m->count == 0);
     for (size_t i = 0; i < sizeof presets / sizeof *presets; i++) {
-        CHECK(dropout_method_find(&m, presets[i].name, &f) && m->count == 1);
-        CHECK(says(&m->list[0], presets[i].position, presets[i].pattern, presets[i].compensation));
-        CHECK(m->list[0].p == 0.1 && m->list[0].extent == DROPOUT_ALL_LAYERS);
+        CHECK(dropout_method_find(&m, presets[i].name, &f) && m->count == presets[i].count);
+        const struct dropout *d = &m->list[presets[i].place];
+        CHECK(says(d, presets[i].position, presets[i].pattern, presets[i].compensation));
+        CHECK(d->p == 0.1 && d->extent == presets[i].extent);
         CHECK(find_valid(presets[i].position, presets[i].pattern, presets[i].compensation) < VALID);
     }
     REFUSED(dropout_method_find(&m, "drop-key", &f), &f, FAULT_INPUT, "--method",
-            "'drop-key' is not one of lora, lora-input-dropout, dropkey, dropattention");
+            "'drop-key' is not one of lora, lora-input-dropout, dropkey, dropattention, hiddencut, hiddenkey-minus");
 }
 
 // --- Layers ---
@@ -265,10 +297,10 @@ static void pairs_in_layers(void) {
             highest = named ? layer : highest;
         }
         fault f = {0};
-        bool fits = dropouts_fit(&d, count, &f);
+        bool fits = dropouts_fit(&d, count, "lodrop-train", &f);
         wrong += fits != (!both && highest < count);
         // Before the model is known, its layers count as the most there can be: nothing that fits may be refused.
-        wrong += fits && !dropouts_fit(&d, MODEL_MAX_LAYERS, &f);
+        wrong += fits && !dropouts_fit(&d, MODEL_MAX_LAYERS, "lodrop-train", &f);
     }
     CHECK(wrong == 0);
 }
@@ -277,15 +309,26 @@ static void faults_of_layers(void) {
     struct dropouts d = parse_all((const char *const[]){"attn_logit:column:0.1", "attn_logit:span:0.2:none:3"}, 2);
     fault f = {0};
     REFUSED(
-        dropouts_fit(&d, 5, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+        dropouts_fit(&d, 5, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
         "attn_logit:column:0.1:none (--drop) and attn_logit:span:0.2:none:3 (--drop) are both on attention in layer "
         "3");
-    REFUSED(dropouts_fit(&d, 3, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+    REFUSED(dropouts_fit(&d, 3, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
             "attn_logit:span:0.2:none:3: there are layers 0 to 2 only");
     d = parse_all((const char *const[]){"lora_input:element:0.1", "lora_input:element:0"}, 2);
-    REFUSED(dropouts_fit(&d, 1, &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the input of A in layer 0");
+    REFUSED(dropouts_fit(&d, 1, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+            "on the input of A in layer 0");
+    d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2"}, 2);
+    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+            "are both on the output of the FFN in layer 0");
+    d = parse_all((const char *const[]){"embedding:element:0.1", "embedding:column:0.1"}, 2);
+    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the embedding");
+    d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2:none:1",
+                                        "ffn_middle:column:0.1", "embedding:element:0.1", "attn_logit:column:0.1",
+                                        "lora_input:element:0.1"},
+                  6);
+    CHECK(dropouts_fit(&d, 2, "lodrop-train", &f));
     d = parse_all((const char *const[]){"lora_input:element:0.1", "attn_weight:span:0.1"}, 2);
-    CHECK(dropouts_fit(&d, 1, &f));
+    CHECK(dropouts_fit(&d, 1, "lodrop-train", &f));
 }
 
 static void what_layers_draw(void) {
@@ -298,7 +341,7 @@ static void what_layers_draw(void) {
                                         "lora_input:element:0.2:inverted:later-half", "attn_logit:element:0:none:4"},
                   4);
     d.list[1].per_kv_head = true;
-    CHECK(dropouts_fit(&d, LAYERS, &f) && dropouts_of_layers(list, LAYERS, &d, seed, &f));
+    CHECK(dropouts_fit(&d, LAYERS, "lodrop-train", &f) && dropouts_of_layers(list, LAYERS, &d, seed, &f));
     for (unsigned i = 0; i < LAYERS; i++) {
         const lod_dropout *input = &list[i].lora_input, *attention = &list[i].attention;
         CHECK(input->p == (i >= 2 ? 0.2 : 0) && (i < 2 || (input->site == i << 20 && input->seed == seed)));
@@ -308,6 +351,33 @@ static void what_layers_draw(void) {
         CHECK(attention->site == (i < 2 ? i << 20 | 24 << 14 : i == 3 ? i << 20 | 25 << 14 : 0));
         CHECK(attention->compensation == (i == 3 ? LOD_COMPENSATION_RENORMALISE_NOGRAD : LOD_COMPENSATION_NONE));
     }
+}
+
+// Every place a mask of its own: no two sites are equal but hidden's at the FFN's output, which is ffn_output's.
+static void where_activations_drop(void) {
+    enum { LAYERS = 3 };
+    struct layer_dropouts list[LAYERS], *placed;
+    fault f = {0};
+    struct dropouts d =
+        parse_all((const char *const[]){"hidden:column:0.1:inverted:0", "ffn_output:span:0.2:none:2",
+                                        "ffn_middle:element:0.3:inference:1-2", "embedding:element:0.4"},
+                  4);
+    CHECK(dropouts_of_layers(list, LAYERS, &d, 7, &f));
+    for (unsigned i = 0; i < LAYERS; i++) {
+        const struct layer_dropouts *l = &list[i];
+        CHECK(l->attention.p == 0 && l->lora_input.p == 0 && l->attention_output.p == (i == 0 ? 0.1 : 0));
+        CHECK(l->embedding.p == (i == 0 ? 0.4 : 0) && l->embedding.site == (i == 0 ? 28u << 14 : 0));
+        CHECK(i > 0 || l->attention_output.site == 29u << 14);
+        CHECK(l->ffn_output.p == (i == 0 ? 0.1 : i == 2 ? 0.2 : 0) && l->ffn_middle.p == (i > 0 ? 0.3 : 0));
+        CHECK(i == 1 || (l->ffn_output.site == (i << 20 | 27u << 14) && l->ffn_output.seed == 7));
+        CHECK(l->ffn_output.pattern == (i == 0 ? LOD_PATTERN_COLUMN : i == 2 ? LOD_PATTERN_SPAN : 0));
+        CHECK(i == 0 || (l->ffn_middle.site == (i << 20 | 26u << 14) &&
+                         l->ffn_middle.compensation == LOD_COMPENSATION_INFERENCE));
+    }
+    CHECK(dropouts_place(&placed, LAYERS, &d, 7, "file", &f) && placed[2].ffn_output.site == list[2].ffn_output.site);
+    free(placed);
+    REFUSED(dropouts_place(&placed, 2, &d, 7, "file", &f), &f, FAULT_INPUT, "file: --drop", "layers 0 to 1 only");
+    free(placed);
 }
 
 // --- lodrop.json ---
@@ -328,7 +398,9 @@ static void refused_json(void) {
     refuse_json("[{}]", "lodrop.json: dropouts.position", "missing");
     refuse_json("[7]", "lodrop.json: dropouts.position", "missing");
     refuse_json("{}", "lodrop.json: dropouts", "must be a list");
-    refuse_json(ENTRY("hidden", "element", "0.1", "\"inverted\""), "lodrop.json: dropouts", "hidden is not supported");
+    refuse_json(ENTRY("lora_a", "column", "0.1", "\"none\""), "lodrop.json: dropouts", "lora_a is not supported");
+    refuse_json(ENTRY("embedding", "element", "0.1", "\"inverted\", \"layers\": \"0\""), "lodrop.json: dropouts",
+                "takes none");
     refuse_json(ENTRY("attn_logit", "column", "0.1", "\"inverted\""), "lodrop.json: dropouts", "only none");
     refuse_json(ENTRY("attn_logit", "column", "0.1", "null"), "lodrop.json: dropouts.compensation", "missing");
     refuse_json(ENTRY("attn_logit", "column", "1", "\"none\""), "lodrop.json: dropouts", "the rate is 1");
@@ -350,6 +422,7 @@ int main(void) {
     pairs_in_layers();
     faults_of_layers();
     what_layers_draw();
+    where_activations_drop();
     refused_json();
     return check_end();
 }

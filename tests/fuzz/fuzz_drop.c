@@ -27,9 +27,10 @@ static void check_dropout(const struct dropout *d) {
     static struct layer_dropouts layers[MODEL_MAX_LAYERS];
     static struct dropouts list = {.count = 1};
     list.list[0] = *d;
-    check(!dropouts_fit(&list, MODEL_MAX_LAYERS, &f) || dropouts_of_layers(layers, MODEL_MAX_LAYERS, &list, 1, &f));
+    check(!dropouts_fit(&list, MODEL_MAX_LAYERS, "lodrop-train", &f) ||
+          dropouts_of_layers(layers, MODEL_MAX_LAYERS, &list, 1, &f));
     list.list[1] = back, list.count = 2;
-    check(!dropouts_fit(&list, MODEL_MAX_LAYERS, &f)); // twice the same
+    check(!dropouts_fit(&list, MODEL_MAX_LAYERS, "lodrop-train", &f)); // twice the same
     list.count = 1;
 }
 

@@ -237,7 +237,14 @@ OPTIONS = [
      ["--drop", "attn_logit", "column", "inverted", "only none"]),
     ("drop of another pattern", ["--drop", "lora_input:column:0.1"], DAMAGED, ["--drop", "column", "only element"]),
     *((f"drop at {position}", ["--drop", f"{position}:element:0.1"], DAMAGED, ["--drop", position, "not supported"])
-      for position in ["lora_a", "lora_b", "ffn_middle", "ffn_output", "embedding", "hidden"]),
+      for position in ["lora_a", "lora_b"]),
+    ("spans of the embedding", ["--drop", "embedding:span:0.1"], DAMAGED, ["--drop", "span", "only element, column"]),
+    ("layers of the embedding", ["--drop", "embedding:element:0.1:inverted:0"], DAMAGED,
+     ["--drop", "embedding", "takes none"]),
+    ("the FFN's output twice", ["--method", "dropout", "--drop", "ffn_output:span:0.1"], DAMAGED,
+     ["--drop", "hidden:element:0.1:inference (--method)", "ffn_output:span:0.1:none (--drop)", "output of the FFN"]),
+    ("a method's second dropout once more", ["--method", "hiddenkey-minus", "--drop", "hidden:column:0.1:inverted:1"],
+     DAMAGED, ["--drop", "ffn_output:element:0.1:inverted:later-half (--method)", "in layer 1"]),
     ("drop of rate 1", ["--drop", "attn_logit:column:1"], DAMAGED, ["--drop", "is 1", "below 1"]),
     ("drop of no layers", ["--drop", "attn_logit:column:0.1:none:upper"], DAMAGED, ["--drop", "'upper'", "later-half"]),
     ("drop in layers backwards", ["--drop", "attn_logit:column:0.1:none:1-0"], DAMAGED, ["--drop", "1-0", "backwards"]),
@@ -336,6 +343,21 @@ def check_adapters(numbers):
     refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
 
 
+def check_recipes(numbers):
+    """lodrop.json, by which lodrop-eval scales."""
+    case = Case(next(numbers))
+    must(case.train())
+    recipe, entry = case.output / "lodrop.json", {"position": "hidden", "pattern": "element", "p": 0.1}
+    good = json.loads(recipe.read_text())
+    for what, change, words in [
+        ("recipe of another compensation", {"compensation": "none"}, ["dropouts", "does not take none"]),
+        ("recipe of layers beyond the model", {"compensation": "inverted", "layers": "1-2"},
+         ["dropouts", "layers 0 to 1 only"]),
+    ]:
+        recipe.write_text(json.dumps({**good, "dropouts": [{**entry, **change}]}))
+        expect_refusal(what, case.evaluate("--adapter", case.output), ["lodrop.json", *words])
+
+
 def check_resume(numbers):
     case = Case(next(numbers))
     expect_refusal("--resume before any run", resume(case.output), ["output", "checkpoint", "none"])
@@ -361,7 +383,7 @@ def check_resume(numbers):
                                  ("state.json", with_option(drop=[0.1]), ["state.json", "drop", "list of strings"]),
                                  ("state.json", with_option(drop=[200 * "x"]), ["state.json", "drop", "127"]),
                                  ("state.json", with_option(drop=["x"] * 129), ["state.json", "drop", "128"]),
-                                 ("state.json", with_option(drop=["hidden:element:0.1"]), ["--drop", "not supported"]),
+                                 ("state.json", with_option(drop=["lora_a:element:0.1"]), ["--drop", "not supported"]),
                                  ("state.json", with_option(method="drop"), ["--method", "'drop'"]),
                                  ("state.json", with_option(mask_per_kv_head=1), ["mask_per_kv_head", "true or false"]),
                                  ("moments.safetensors", "", ["moments.safetensors", "header"]),
@@ -442,6 +464,7 @@ check_long_path(numbers)
 check_required(numbers)
 check_isas(numbers)
 check_adapters(numbers)
+check_recipes(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)

@@ -10,6 +10,7 @@ def triple(position, pattern, p, compensation, **more):
 
 
 INPUT, DROPKEY = triple("lora_input", "element", 0.1, "inverted"), triple("attn_logit", "column", 0.1, "none")
+HIDDENCUT = triple("ffn_output", "element", 0.1, "inverted")
 DROPOUTS = [  # options, and what they amount to
     ([], []),
     (["--method", "lora-input-dropout"], [INPUT]),
@@ -23,6 +24,14 @@ DROPOUTS = [  # options, and what they amount to
     (["--method", "dropattention"], [triple("attn_weight", "column", 0.1, "renormalise-nograd")]),
     (["--method", "dropattention", "--mask-per-kv-head"],
      [triple("attn_weight", "column", 0.1, "renormalise-nograd", per_kv_head=True)]),
+    (["--method", "hiddencut"], [HIDDENCUT]),
+    (["--method", "hiddenkey-minus", "--rate", "0.2"],
+     [{**DROPKEY, "p": 0.2, "layers": "later-half"}, {**HIDDENCUT, "p": 0.2, "layers": "later-half"}]),
+    (["--method", "dropout"], [triple("hidden", "element", 0.1, "inference")]),
+    (["--method", "variational"], [triple("hidden", "column", 0.1, "inverted")]),
+    (["--drop", "ffn_middle:span:0.3:none:1", "--drop", "embedding:column:0.2", "--drop", "ffn_output:element:0.1"],
+     [triple("ffn_middle", "span", 0.3, "none", layers="1"), triple("embedding", "column", 0.2, "inverted"),
+      HIDDENCUT]),
     (["--drop", "attn_weight:element:0.1:renormalise:0", "--drop=attn_logit:span:0.2:none:later-half",
       "--mask-per-kv-head"],
      [triple("attn_weight", "element", 0.1, "renormalise", layers="0"),

@@ -15,6 +15,9 @@ INPUT_DROPOUT = ["--method", "lora-input-dropout", "--lora-dropout", "0.1"]
 DROPKEY = ["--method", "dropkey"]
 DROPATTENTION = ["--method", "dropattention", "--rate", "0.3", "--mask-per-kv-head", "--lora-dropout", "0.1"]
 ELEMENT_AND_SPAN = ["--drop", "attn_weight:element:0.1:inverted:0", "--drop", "attn_logit:span:0.2:none:later-half"]
+HIDDENKEY_MINUS = ["--method", "hiddenkey-minus", "--rate", "0.2"]
+ACTIVATIONS = ["--drop", "hidden:column:0.2:inverted:0", "--drop", "ffn_output:span:0.3:none:later-half",
+               "--drop", "ffn_middle:element:0.2", "--drop", "embedding:element:0.1:inference"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
 
 
@@ -108,6 +111,9 @@ def check_rate_of_0(folder, model, data):
     for what, options in [("dropkey", ["--method", "dropkey", "--rate", "0"]),
                           ("dropattention", ["--method", "dropattention", "--rate", "0", "--mask-per-kv-head"]),
                           ("weights", ["--drop", "attn_weight:element:0"]),
+                          ("hiddenkey-minus", ["--method", "hiddenkey-minus", "--rate", "0"]),
+                          ("activations", ["--drop", "hidden:element:0:inference", "--drop", "ffn_middle:span:0",
+                                           "--drop", "embedding:column:0"]),
                           ("input", ["--drop", "lora_input:element:0"])]:
         subject.expect_same(f"{what} of rate 0", subject.train(what, *ONE_BATCH, *options))
 
@@ -130,6 +136,8 @@ def subjects(folder):
     for subject in [Subject(folder, "small texts", model, texts),
                     Subject(folder, "dropkey", model, texts, method=DROPKEY),
                     Subject(folder, "element and span", model, texts, method=ELEMENT_AND_SPAN),
+                    Subject(folder, "hiddenkey minus", model, texts, method=HIDDENKEY_MINUS),
+                    Subject(folder, "activations", model, completions, method=ACTIVATIONS),
                     Subject(folder, "dropattention", model, completions, method=DROPATTENTION)]:
         check_ref(subject)
         check_seed(subject)
@@ -141,6 +149,7 @@ def subjects(folder):
         yield Subject(folder, "stories plain", found[0], plain, "--max-length", "64")
         yield Subject(folder, "stories pairs", found[0], pairs)
         yield Subject(folder, "stories dropkey", found[0], plain, "--max-length", "160", method=DROPKEY)
+        yield Subject(folder, "stories activations", found[0], plain, "--max-length", "96", method=ACTIVATIONS)
 
 
 isas, lacking = simd_isas()
