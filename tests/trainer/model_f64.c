@@ -114,6 +114,47 @@ static void linear_backward(pass *p, size_t layer, int module, const double *x, 
     lod_rank_grad_f64(&grad);
 }
 
+// --- dropout of activations ---
+
+// Keep bits of a segment's tokens [tokens][ldbits], or of all of them in one row (column).
+static void draw_segment(const lod_dropout *d, uint32_t site, uint32_t draw, size_t tokens, size_t n, uint8_t *bits) {
+    size_t ldbits = (n + 127) / 128 * 16, start, count;
+    if (d->pattern == LOD_PATTERN_SPAN) {
+        lod_mask_span(d->seed, site, draw, d->p, tokens, &start, &count, NULL);
+        memset(bits, 0xff, tokens * ldbits);
+        memset(bits + start * ldbits, 0, count * ldbits);
+        return;
+    }
+    lod_keep_bits__ref(&(lod_keep_bits_args){.rows = d->pattern == LOD_PATTERN_COLUMN ? 1 : tokens,
+                                             .n = n,
+                                             .seed = d->seed,
+                                             .site = site,
+                                             .draw = draw,
+                                             .threshold = lod_mask_threshold(d->p),
+                                             .bits = bits,
+                                             .ldbits = ldbits});
+}
+
+// y = add + D x, or D x without add; [T][n]. y may be x.
+static void drop(pass *p, const lod_dropout *d, size_t n, const double *x, const double *add, double *y) {
+    const lod_rows *rows = &p->b->rows;
+    size_t ldbits = (n + 127) / 128 * 16;
+    uint8_t *bits = d->p > 0 ? take(p, p->tokens * ldbits, 1) : NULL;
+    bool inverted = d->compensation == LOD_COMPENSATION_INVERTED;
+    for (size_t i = 0; i < rows->count; i++) {
+        size_t at = rows->start[i] * n, tokens = rows->start[i + 1] - rows->start[i];
+        lod_dropout_add_f64_args a = {.rows = tokens, .n = n, .x = x + at, .ldx = n, .y = y + at, .ldy = n};
+        a.add = add ? add + at : NULL, a.keep = bits, a.scale = 1;
+        if (d->p > 0) {
+            uint32_t instance = rows->instance ? rows->instance[i] : 0;
+            draw_segment(d, d->site | instance << LOD_SITE_INSTANCE_BIT, rows->draw[i], tokens, n, bits);
+            a.ldkeep = d->pattern == LOD_PATTERN_COLUMN ? 0 : ldbits;
+            a.scale = inverted ? 1 / (1 - lod_mask_threshold(d->p) / 65536.0) : 1;
+        }
+        lod_dropout_add_f64(&a);
+    }
+}
+
 // --- the other operations, over all tokens ---
 
 static void norm(const pass *p, size_t rows, const double *x, const double *g, double *rstd, double *y) {
@@ -206,13 +247,14 @@ static void layer_forward(pass *p, size_t layer) {
     rope(p, m->kv_heads, s->k, false);
     attention(p, s);
     linear(p, layer, O, s->o, s->mid);
-    lod_add_f64(&(lod_add_f64_args){.n = stream, .a = s->in, .b = s->mid, .y = s->mid});
+    drop(p, &l->attention_output, m->width, s->mid, s->in, s->mid);
     norm(p, p->tokens, s->mid, l->mlp_norm, s->mlp_rstd, s->mlp_in);
     linear(p, layer, GATE, s->mlp_in, s->gate);
     linear(p, layer, UP, s->mlp_in, s->up);
     lod_silu_mul_fwd_f64(&(lod_silu_mul_fwd_f64_args){.n = middle, .gate = s->gate, .up = s->up, .y = s->product});
+    drop(p, &l->ffn_middle, m->middle, s->product, NULL, s->product);
     linear(p, layer, DOWN, s->product, p->hidden);
-    lod_add_f64(&(lod_add_f64_args){.n = stream, .a = s->mid, .b = p->hidden, .y = p->hidden});
+    drop(p, &l->ffn_output, m->width, p->hidden, s->mid, p->hidden);
 }
 
 // d: the gradient of the layer's output, then of its input.
@@ -223,15 +265,18 @@ static void layer_backward(pass *p, size_t layer, double *d) {
     size_t stream = p->tokens * m->width, queries = p->tokens * m->heads * m->head_dim;
     size_t keys = p->tokens * m->kv_heads * m->head_dim, middle = p->tokens * m->middle;
     double *dproduct = doubles(p, middle), *dgate = doubles(p, middle), *dup = doubles(p, middle);
-    double *dmlp = doubles(p, stream), *dattention = doubles(p, stream);
+    double *dmlp = doubles(p, stream), *dattention = doubles(p, stream), *dy = doubles(p, stream);
     double *d_o = doubles(p, queries), *dq = doubles(p, queries), *dk = doubles(p, keys), *dv = doubles(p, keys);
-    linear_backward(p, layer, DOWN, s->product, d, dproduct);
+    drop(p, &l->ffn_output, m->width, d, NULL, dy);
+    linear_backward(p, layer, DOWN, s->product, dy, dproduct);
+    drop(p, &l->ffn_middle, m->middle, dproduct, NULL, dproduct);
     lod_silu_mul_bwd_f64(&(lod_silu_mul_bwd_f64_args){
         .n = middle, .gate = s->gate, .up = s->up, .dy = dproduct, .dgate = dgate, .dup = dup});
     linear_backward(p, layer, GATE, s->mlp_in, dgate, dmlp);
     linear_backward(p, layer, UP, s->mlp_in, dup, dmlp);
     norm_backward(p, p->tokens, s->mid, l->mlp_norm, s->mlp_rstd, dmlp, d, d);
-    linear_backward(p, layer, O, s->o, d, d_o);
+    drop(p, &l->attention_output, m->width, d, NULL, dy);
+    linear_backward(p, layer, O, s->o, dy, d_o);
     attention_backward(p, s, d_o, dq, dk, dv);
     rope(p, m->heads, dq, true);
     rope(p, m->kv_heads, dk, true);
@@ -254,8 +299,9 @@ static double forward(pass *p, bool gradient, double *loss) {
     p->picked = doubles(p, n * m->width), p->normed = doubles(p, n * m->width), p->rstd = doubles(p, n);
     p->logits = doubles(p, n * m->vocabulary);
     for (size_t t = 0; t < p->tokens; t++) {
-        memcpy(p->hidden + t * m->width, m->embedding + b->token[t] * m->width, row);
+        memcpy(p->hidden + t * m->width, m->vectors + b->token[t] * m->width, row);
     }
+    drop(p, &m->embedding, m->width, p->hidden, NULL, p->hidden);
     for (size_t layer = 0; layer < m->layers; layer++) {
         layer_forward(p, layer);
     }

@@ -22,12 +22,13 @@ typedef struct model_linear {
 typedef struct model_layer_f64 {
     const double *attention_norm, *mlp_norm; // [C]
     model_linear linear[MODEL_MODULES];
+    lod_dropout attention_output, ffn_middle, ffn_output;
 } model_layer_f64;
 
 typedef struct model_f64 {
     size_t layers, width, heads, kv_heads, head_dim, middle, vocabulary;
     double eps;               // of the norms
-    const double *embedding;  // [V][C]
+    const double *vectors;    // [V][C] the embedding's
     const double *head;       // [V][C]
     const double *final_norm; // [C]
     const double *cosine;     // [positions][D / 2]
@@ -35,11 +36,12 @@ typedef struct model_f64 {
     model_layer_f64 *layer; // [layers]
     double lora_scale;
     double p; // input dropout of the adapters, inverted; 0: none
+    lod_dropout embedding;
     uint64_t seed;
 } model_f64;
 
 typedef struct model_batch {
-    lod_rows rows;            // segments of tokens; draw is read where p > 0
+    lod_rows rows;            // segments of tokens; draw is read where something is dropped
     const uint32_t *token;    // [T]
     const uint32_t *position; // [T]
     size_t targets;           // N

@@ -63,7 +63,7 @@ void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p)
     model_f64 *m = &s->m;
     m->head_dim = HEAD_DIM, m->middle = MIDDLE, m->vocabulary = VOCABULARY, m->eps = 0x1p-17, m->layer = s->layers;
     m->lora_scale = 1.5, m->p = p, m->seed = seed;
-    m->embedding = small_random(s, VOCABULARY * WIDTH, 1), m->head = small_random(s, VOCABULARY * WIDTH, 1);
+    m->vectors = small_random(s, VOCABULARY * WIDTH, 1), m->head = small_random(s, VOCABULARY * WIDTH, 1);
     m->final_norm = small_random(s, WIDTH, 1);
     double *cosine = take(s, TOKENS * HEAD_DIM / 2), *sine = take(s, TOKENS * HEAD_DIM / 2);
     float tables[2][TOKENS * HEAD_DIM / 2];
@@ -76,6 +76,29 @@ void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p)
         make_layer(s, &s->layers[layer], modules);
     }
     make_batch(s);
+}
+
+// A triple at every place, the layers differing in them.
+void small_llama_drop(small_llama *s) {
+    static const struct {
+        lod_pattern pattern;
+        lod_compensation compensation;
+    } triples[] = {{LOD_PATTERN_ELEMENT, LOD_COMPENSATION_INVERTED},
+                   {LOD_PATTERN_COLUMN, LOD_COMPENSATION_INVERTED},
+                   {LOD_PATTERN_SPAN, LOD_COMPENSATION_NONE},
+                   {LOD_PATTERN_ELEMENT, LOD_COMPENSATION_INFERENCE}};
+    static const unsigned positions[] = {LOD_POSITION_HIDDEN, LOD_POSITION_FFN_MIDDLE, LOD_POSITION_FFN_OUTPUT,
+                                         LOD_POSITION_EMBEDDING};
+    for (unsigned layer = 0; layer < LAYERS; layer++) {
+        model_layer_f64 *l = &s->layers[layer];
+        lod_dropout *const places[] = {&l->attention_output, &l->ffn_middle, &l->ffn_output, &s->m.embedding};
+        for (unsigned i = 0; i < (layer == 0 ? 4 : 3); i++) {
+            size_t t = (i + 2 * layer) % 4;
+            *places[i] = (lod_dropout){.pattern = triples[t].pattern, .compensation = triples[t].compensation};
+            places[i]->p = 0.2 + 0.1 * i, places[i]->seed = s->m.seed;
+            lod_site(LOD_DOMAIN_TRAIN, layer, positions[i], 0, 0, &places[i]->site, NULL);
+        }
+    }
 }
 
 void small_llama_free(small_llama *s) {

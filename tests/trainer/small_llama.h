@@ -21,6 +21,7 @@ double *small_random(small_llama *s, size_t count, double size);
 
 // modules: the set of 1 << module that have an adapter. All values are drawn in one order from `seed`.
 void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p);
+void small_llama_drop(small_llama *s); // activations, too
 void small_llama_free(small_llama *s);
 
 #endif

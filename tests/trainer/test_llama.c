@@ -75,11 +75,16 @@ static void make_twin(twin *t, const small_llama *s, unsigned modules, fault *f)
                                      .rope_theta = 10000}}};
     t->embedding = (struct tensor_view){.type = TENSOR_F32, .ndim = 2, .shape = {VOCABULARY, WIDTH}};
     t->embedding.count = VOCABULARY * WIDTH, t->embedding.bytes = VOCABULARY * WIDTH * sizeof(float);
-    t->embedding.data = (const uint8_t *)narrow(m->embedding, VOCABULARY * WIDTH);
+    t->embedding.data = (const uint8_t *)narrow(m->vectors, VOCABULARY * WIDTH);
     t->model.embedding = &t->embedding, t->model.layers = t->layers;
     t->model.head = pack(m->head, WIDTH, VOCABULARY), t->model.final_norm = narrow(m->final_norm, WIDTH);
     const struct dropouts input = {.count = 1, .list = {{.compensation = DROPOUT_INVERTED, .p = m->p}}};
     must(dropouts_of_layers(t->dropouts, LAYERS, &input, m->seed, f), f);
+    t->dropouts[0].embedding = m->embedding;
+    for (size_t i = 0; i < LAYERS; i++) {
+        t->dropouts[i].attention_output = s->layers[i].attention_output;
+        t->dropouts[i].ffn_middle = s->layers[i].ffn_middle, t->dropouts[i].ffn_output = s->layers[i].ffn_output;
+    }
     struct lora_options options = {.dropouts = t->dropouts, .leaves = SEGMENTS};
     options.config = (struct adapter_config){.r = RANK, .alpha = m->lora_scale * RANK, .modules = modules};
     must(lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f), f);
@@ -138,13 +143,16 @@ static void compare(const char *what, const float *got, const double *want, size
     expect(norm > 0 && relative <= limit, what, relative, limit);
 }
 
-static void check_case(uint64_t seed, unsigned modules, double p) {
+static void check_case(uint64_t seed, unsigned modules, double p, bool activations) {
     fault f = {0};
     small_llama s;
     twin t;
     double want[TARGETS];
     float losses[TARGETS], again[TARGETS];
     small_llama_make(&s, seed, modules, p);
+    if (activations) {
+        small_llama_drop(&s);
+    }
     make_twin(&t, &s, modules, &f);
     model_f64_gradients(&s.m, &s.batch, want);
     run(&t, &s.batch, LLAMA_KEEP, 1, losses, &f);
@@ -173,12 +181,16 @@ static void check_case(uint64_t seed, unsigned modules, double p) {
 }
 
 int main(void) {
-    check_case(1, 0x7f, 0);
-    check_case(2, 0x7f, 0.1);
-    check_case(3, 0x7f, 0.5);
-    check_case(4, 0x05, 0.1);
-    check_case(5, 0x40, 0.3);
-    check_case(6, 0x08, 0.3);
+    check_case(1, 0x7f, 0, false);
+    check_case(2, 0x7f, 0.1, false);
+    check_case(3, 0x7f, 0.5, false);
+    check_case(4, 0x05, 0.1, false);
+    check_case(5, 0x40, 0.3, false);
+    check_case(6, 0x08, 0.3, false);
+    check_case(7, 0x7f, 0, true);
+    check_case(8, 0x7f, 0.3, true);
+    check_case(9, 0x04, 0.3, true);
+    check_case(10, 0x40, 0, true);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed > 0;
 }

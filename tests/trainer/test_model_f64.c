@@ -35,13 +35,18 @@ int main(void) {
     static const struct {
         unsigned modules;
         double p;
-    } cases[] = {{0x7f, 0}, {0x7f, 0.3}, {0x05, 0.1}, {0x40, 0.5}, {0x08, 0.3}};
+        bool activations;
+    } cases[] = {{0x7f, 0, false},  {0x7f, 0.3, false}, {0x05, 0.1, false}, {0x40, 0.5, false},
+                 {0x08, 0.3, false}, {0x7f, 0, true},   {0x01, 0.3, true},  {0x60, 0, true}};
     static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
     unsigned passed = 0, failed = 0;
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
         small_llama s;
         double losses[TARGETS];
         small_llama_make(&s, 1 + c, cases[c].modules, cases[c].p);
+        if (cases[c].activations) {
+            small_llama_drop(&s);
+        }
         model_f64_gradients(&s.m, &s.batch, losses);
         for (size_t i = 0; i < LAYERS * MODEL_MODULES; i++) {
             const model_linear *l = &s.layers[i / MODEL_MODULES].linear[i % MODEL_MODULES];
