@@ -1,6 +1,7 @@
 """Loss and every adapter gradient of one step, against PyTorch + PEFT in float64 with our masks put in."""
 import torch
 
+from activations import ActivationMasks
 from attention import PLAIN, AttentionMasks
 from common import Tokenizer, assert_gradients, assert_relative, text_examples, write_jsonl
 from models import TIED, sentences, write_adapter, write_model
@@ -11,16 +12,28 @@ from stories import MODEL, first_stories
 SEED = 2**40 + 17  # both halves of the key count
 
 
+def at_attention(dropped):
+    return [d for d in dropped if d.position.startswith("attn")]
+
+
+def drop_masks(model, seed, dropped):
+    """Of attention, loaded as PLAIN, and of activations."""
+    attention = at_attention(dropped)
+    activations = [d for d in dropped if d not in attention]
+    return ([AttentionMasks(model, seed, attention)] if attention else []) + (
+        [ActivationMasks(model, seed, activations)] if activations else [])
+
+
 def check_step(context, model, data, examples, init, p=0.1, layers=None, dropped=(), **options):
     """init: options that say what adapter the step starts from; p: on the input of A, in these layers (None: all);
-    dropped: what the options drop at attention. The first step of a run visits the first examples of epoch 0's order,
+    dropped: what the options drop elsewhere. The first step of a run visits the first examples of epoch 0's order,
     and numbers them from 0."""
     options = {"lora_dropout": p, "seed": SEED, **options}
     output, loss, got = context.train_first_step(model=model, data=data, **init, **options)
     # A learning rate of 0 left the adapter as it was: what was written is what the step started from.
-    reference = load_adapted(model, output, attention=PLAIN if dropped else "sdpa")
+    reference = load_adapted(model, output, attention=PLAIN if at_attention(dropped) else "sdpa")
     masks = [Masks(context, reference, SEED, p, layers)] if p else []
-    masks += [AttentionMasks(reference, SEED, dropped)] if dropped else []
+    masks += drop_masks(reference, SEED, dropped)
     visited = epoch_order(SEED, 0, len(examples))[:options["batch_size"] * options.get("grad_accum", 1)]
     want = backward(reference, [examples[i] for i in visited], range(len(visited)), masks)
     assert_relative("loss", loss, want, 1e-6)

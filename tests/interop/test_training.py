@@ -5,12 +5,13 @@ import math
 import torch
 import transformers
 
-from attention import PLAIN, AttentionMasks
+from attention import PLAIN
 from common import assert_close, assert_relative, text_examples
 from models import sentences, write_adapter, write_model
 from philox import epoch_order
 from reference import Masks, adapter_parameters, backward, load_adapted
 from stories import MODEL, first_stories
+from test_gradients import at_attention, drop_masks
 
 SCHEDULES = {"linear": transformers.get_linear_schedule_with_warmup,
              "cosine": transformers.get_cosine_schedule_with_warmup}
@@ -44,15 +45,15 @@ def reference_steps(model, masks, examples, options):
 
 
 def check_run(context, model, data, examples, init, dropped=(), **options):
-    """dropped: what the options drop at attention. The loss must fall: else little was compared."""
+    """dropped: what the options drop elsewhere than on inputs of A. The loss must fall: else little was compared."""
     options = {"max_length": 128, **options}
     start, _, _ = context.train_first_step(model=model, data=data, **init, **options)
     _, metrics = context.train(model=model, data=data, max_steps=STEPS, **init, **options)
     assert len(metrics) == STEPS
-    reference = load_adapted(model, start, attention=PLAIN if dropped else "sdpa")
+    reference = load_adapted(model, start, attention=PLAIN if at_attention(dropped) else "sdpa")
     p = options.get("lora_dropout", 0)
     masks = [Masks(context, reference, options["seed"], p)] if p else []
-    masks += [AttentionMasks(reference, options["seed"], dropped)] if dropped else []
+    masks += drop_masks(reference, options["seed"], dropped)
     worst = 0.0
     for got, (loss, rate, norm) in zip(metrics, reference_steps(reference, masks, examples, options), strict=True):
         step = f"step {got['step']}: "
