@@ -1,6 +1,7 @@
 // lodrop-train: fine-tunes a model with LoRA.
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "train.h"
 
@@ -42,8 +43,8 @@ static void print_start(struct training *t) {
         report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
                     (long long)t->options->max_length);
     }
-    if (t->model.config.attention_dropout > 0) {
-        report_line(&t->report, "the model's own attention_dropout of %g is not applied",
+    if (t->model.config.attention_dropout > 0 && strcmp(t->options->model_dropout, "off") == 0) {
+        report_line(&t->report, "the model's own attention_dropout of %g is not applied: --model-dropout config does",
                     t->model.config.attention_dropout);
     }
     print_scaled(t);

@@ -20,6 +20,8 @@ static const struct option LIST[] = {
     {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},
     {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1)"},
     {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
+    {"model-dropout", OPTION_TEXT, AT(model_dropout), 0, 0, "WHICH",
+     "config: the attention_dropout of the model's config.json as well; off (default)"},
     {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
      "column and span at attention: one key set a KV head, not a query head"},
     {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
@@ -103,6 +105,7 @@ static const struct train_options DEFAULTS = {
     .method = "lora",
     .target_modules = "q_proj,v_proj",
     .lr_scheduler = "linear",
+    .model_dropout = "off",
     .init_b = "zero",
     .lora_r = 8,
     .lora_alpha = 16,
@@ -256,10 +259,38 @@ static void name_model(char name[1024], const char *path) {
     snprintf(name, 1024, "%.*s", named ? (int)(end - start) : 0, path + start);
 }
 
+// The dropout that a model's own configuration asks for.
+static bool add_models_own(struct dropouts *d, const struct train_options *o, fault *f) {
+    struct model_config config;
+    if (strcmp(o->model_dropout, "off") == 0) {
+        return true;
+    }
+    if (strcmp(o->model_dropout, "config") != 0) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--model-dropout", "'%s' is not config or off",
+                         o->model_dropout);
+    }
+    if (!model_config_read(&config, o->model, f)) {
+        return false;
+    }
+    const char *refusal = dropout_rate_refusal(config.attention_dropout);
+    if (refusal) {
+        return fault_set(f, FAULT_INPUT, "config.json", "attention_dropout", "is %.15g, %s", config.attention_dropout,
+                         refusal);
+    }
+    if (config.attention_dropout > 0) {
+        d->list[d->count++] = (struct dropout){.position = DROPOUT_ATTN_WEIGHT,
+                                               .pattern = LOD_PATTERN_ELEMENT,
+                                               .compensation = DROPOUT_INVERTED,
+                                               .p = config.attention_dropout,
+                                               .option = "--model-dropout"};
+    }
+    return true;
+}
+
 // All dropouts that the options ask for, each with the option that did.
 static bool list_dropouts(struct dropouts *d, const struct train_options *o, const struct dropout_method *method,
                           fault *f) {
-    _Static_assert(OPTION_LIST_MOST + 3 <= DROPOUT_MOST, "a method's, --lora-dropout's, and those of --drop");
+    _Static_assert(OPTION_LIST_MOST + 4 <= DROPOUT_MOST, "a method's, --lora-dropout's, the model's, those of --drop");
     d->count = 0;
     bool input = is_input_dropout(method), key_sets = false;
     for (size_t i = 0; i < method->count && !input; i++) {
@@ -272,6 +303,9 @@ static bool list_dropouts(struct dropouts *d, const struct train_options *o, con
                                                .compensation = DROPOUT_INVERTED,
                                                .p = o->lora_dropout,
                                                .option = input ? "--method" : "--lora-dropout"};
+    }
+    if (!add_models_own(d, o, f)) {
+        return false;
     }
     for (size_t i = 0; i < o->drop.count; i++) {
         if (!dropout_parse(&d->list[d->count++], o->drop.text[i], f)) {

@@ -66,6 +66,13 @@ def test_dropattention_per_kv_head(context):
                  method="dropattention", rate=0.3, mask_per_kv_head=True)
 
 
+def test_models_own_attention_dropout(context):
+    """As its config.json has it."""
+    model = write_model(context, "random-dropping", attention_dropout=0.2)
+    return check_texts(context, model, random_init(), batch_size=7, max_length=64, p=0, model_dropout="config",
+                       dropped=[Dropped("attn_weight", "element", "inverted", 0.2)])
+
+
 def test_weights_renormalised(context):
     return check(context, Dropped("attn_weight", "span", "renormalise", 0.2), drop=["attn_weight:span:0.2:renormalise"])
 

@@ -259,6 +259,7 @@ OPTIONS = [
      ["--drop", "attn_logit:column:0.1:none (--method)", "attn_logit:column:0.2:none (--drop)"]),
     ("two dropouts on the input of A", ["--lora-dropout", "0.1", "--drop", "lora_input:element:0.2"], DAMAGED,
      ["--drop", "lora_input:element:0.1:inverted (--lora-dropout)", "lora_input:element:0.2:inverted (--drop)"]),
+    ("another model dropout", ["--model-dropout", "on"], DAMAGED, ["--model-dropout", "'on'", "config or off"]),
     ("key sets without keys", ["--mask-per-kv-head"], DAMAGED, ["--mask-per-kv-head", "attention"]),
     ("key sets of an element mask", ["--mask-per-kv-head", "--drop", "attn_weight:element:0.1"], DAMAGED,
      ["--mask-per-kv-head", "columns or spans"]),
@@ -343,6 +344,18 @@ def check_adapters(numbers):
     refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
 
 
+def check_models_own(numbers):
+    for what, rate, options, words in [
+        ("model's own dropout that drops nothing", 1e-7, [], ["config.json", "attention_dropout", "is 1e-07", "rounds"]),
+        ("model's own dropout beside a method's", 0.1, ["--method", "dropkey"],
+         ["--model-dropout", "attn_logit:column:0.1:none (--method)", "attn_weight:element:0.1:inverted"]),
+    ]:
+        case = Case(next(numbers))
+        case.config.write_text(json.dumps({**json.loads(case.config.read_text()), "attention_dropout": rate}))
+        expect_refusal(what, case.train("--model-dropout", "config", *options), words)
+        expect_no_output(what, case.output)
+
+
 def check_recipes(numbers):
     """lodrop.json, by which lodrop-eval scales."""
     case = Case(next(numbers))
@@ -365,7 +378,7 @@ def check_resume(numbers):
     must(case.train("--stop-after", 1))
     before = snapshot(case.output)
     expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
-    for flag, *value in [["--lora-r", 4], ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
+    for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
                          ["--drop", "attn_logit:column:0.1"]]:
         expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
@@ -465,6 +478,7 @@ check_required(numbers)
 check_isas(numbers)
 check_adapters(numbers)
 check_recipes(numbers)
+check_models_own(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)

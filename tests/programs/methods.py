@@ -54,6 +54,26 @@ def check(options, dropouts, model, data, output):
     expect(f"{what}: PEFT's lora_dropout", [config["lora_dropout"]] == rates, config)
 
 
+def check_models_own(folder, data):
+    """attention_dropout of config.json is applied when asked for; otherwise a line says that it is not."""
+    model = write_model(folder / "dropping")
+    path = model / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "attention_dropout": 0.25}))
+    own, told = triple("attn_weight", "element", 0.25, "inverted"), "attention_dropout of 0.25 is not applied"
+    for name, options, dropouts, silent in [
+        ("default", [], [], False), ("off", ["--model-dropout", "off"], [], False),
+        ("config", ["--model-dropout", "config"], [own], True),
+        ("config and a method", ["--model-dropout", "config", "--method", "hiddencut"], [HIDDENCUT, own], True),
+    ]:
+        output = folder / f"own {name}"
+        config = json.loads(must(train(model, data, output, *options, "--print-config")).stdout)
+        expect(f"model's own dropout, {name}: --print-config", config["drops"] == dropouts, config["drops"])
+        done = must(train(model, data, output, *options, "--max-steps", 1))
+        expect(f"model's own dropout, {name}: said", (told in done.stderr) != silent, done.stderr)
+        recipe = json.loads((output / "lodrop.json").read_text())
+        expect(f"model's own dropout, {name}: lodrop.json", recipe["dropouts"] == dropouts, recipe)
+
+
 def check_layers_of_input(model, data, output):
     """PEFT has no word for other rates in other layers."""
     options = ["--drop", "lora_input:element:0.1:inverted:1"]
@@ -69,4 +89,5 @@ MODEL, DATA = write_model(folder / "model"), write_texts(folder / "texts.jsonl",
 for number, (options, dropouts) in enumerate(DROPOUTS):
     check(options, dropouts, MODEL, DATA, folder / f"output{number}")
 check_layers_of_input(MODEL, DATA, folder / "layers")
+check_models_own(folder, DATA)
 finish()
