@@ -245,8 +245,9 @@ static bool write_recipe(const char *folder, const struct adapter_recipe *recipe
     json_t *root = json_pack("{s:i, s:s, s:o, s:I, s:o}", "format", RECIPE_FORMAT, "method", recipe->method,
                              "lora_alpha", number(recipe->alpha), "seed", (json_int_t)recipe->seed, "dropouts",
                              dropouts_json(&recipe->dropouts));
-    bool done =
-        root ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f) : fault_memory(f, RECIPE_FILE);
+    bool done = root && consistency_add_json(root, &recipe->consistency)
+                    ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f)
+                    : fault_memory(f, RECIPE_FILE);
     json_decref(root);
     return done;
 }
@@ -272,7 +273,8 @@ static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, 
         return false;
     }
     recipe->seed = (uint64_t)seed;
-    return dropouts_from_json(&recipe->dropouts, scope, "dropouts", f);
+    return dropouts_from_json(&recipe->dropouts, scope, "dropouts", f) &&
+           consistency_from_json(&recipe->consistency, scope, f);
 }
 
 bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char *folder, fault *f) {

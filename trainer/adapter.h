@@ -46,6 +46,7 @@ struct adapter_recipe {
     double alpha;  // lora_alpha as it was trained
     uint64_t seed; // below 2^63
     struct dropouts dropouts;
+    struct consistency consistency;
 };
 
 // The matrices of one module. B is held transposed, as the kernels want it.

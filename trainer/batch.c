@@ -7,7 +7,8 @@
 static void carve(struct batch *b, struct arena *a, size_t tokens, size_t segments) {
     b->start = arena_take(a, segments + 1, sizeof *b->start);
     b->draw = arena_take(a, segments, sizeof *b->draw);
-    uint32_t **arrays[] = {&b->token, &b->position, &b->row, &b->target};
+    b->instance = arena_take(a, segments, sizeof *b->instance);
+    uint32_t **arrays[] = {&b->token, &b->position, &b->row, &b->target, &b->row2};
     for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++) {
         *arrays[i] = arena_take(a, tokens, sizeof **arrays[i]);
     }
@@ -71,4 +72,22 @@ void batch_example(struct batch *b, const struct example *e, uint32_t draw) {
             batch_target(b, first + i, e->tokens[i + 1]);
         }
     }
+}
+
+void batch_pair(struct batch *b, const struct example *e, uint32_t draw) {
+    size_t segment = b->view.rows.count, first = b->view.targets, tokens = batch_example_tokens(e);
+    batch_example(b, e, draw);
+    for (size_t i = first; i < b->view.targets; i++) {
+        b->row2[i] = b->row[i] + (uint32_t)tokens;
+    }
+    b->start[segment + 2] = b->start[segment + 1];
+    b->view.rows.count++;
+    for (size_t i = 0; i < tokens; i++) {
+        batch_token(b, e->tokens[i], i);
+    }
+    b->draw[segment + 1] = draw;
+    b->instance[segment] = 0;
+    b->instance[segment + 1] = 1;
+    b->view.rows.instance = b->instance;
+    b->view.row2 = b->row2;
 }

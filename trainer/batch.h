@@ -9,7 +9,9 @@ struct batch {
     struct llama_batch view;                   // of the arrays below
     size_t *start;                             // [segments + 1]
     uint32_t *draw;                            // [segments]
+    uint8_t *instance;                         // [segments]
     uint32_t *token, *position, *row, *target; // [tokens]
+    uint32_t *row2;                            // [tokens]
     void *memory;
 };
 
@@ -28,5 +30,7 @@ void batch_target(struct batch *b, size_t row, uint32_t target);
 size_t batch_example_tokens(const struct example *e);
 // Appends an example's training sequence as a segment; draw: the running number of its visit.
 void batch_example(struct batch *b, const struct example *e, uint32_t draw);
+// The same as two segments, one behind the other: both branches, with masks of instance 0 and 1.
+void batch_pair(struct batch *b, const struct example *e, uint32_t draw);
 
 #endif

@@ -191,7 +191,8 @@ static bool score_all(double *sum, size_t *targets, size_t *right, struct scorer
     for (size_t at = 0; at < data->count;) {
         const struct example *examples = data->examples + at;
         size_t taken = lay(s, examples, data->count - at);
-        if (!llama_forward(s->llama, &s->batch.view, f) || !llama_loss(s->llama, &s->batch.view, s->loss, f) ||
+        struct llama_losses losses = {.loss = s->loss};
+        if (!llama_forward(s->llama, &s->batch.view, f) || !llama_loss(s->llama, &s->batch.view, &losses, f) ||
             !llama_logits(s->llama, taken, s->last, s->logits, f)) {
             return false;
         }

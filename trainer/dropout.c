@@ -327,6 +327,12 @@ static const struct dropout_method METHODS[] = {
      .count = 2,
      .list = {DROP(ATTN_LOGIT, COLUMN, NONE, .extent = DROPOUT_LATER_HALF),
               DROP(FFN_OUTPUT, ELEMENT, INVERTED, .extent = DROPOUT_LATER_HALF)}},
+    {.name = "hiddenkey",
+     .count = 2,
+     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, .extent = DROPOUT_LATER_HALF),
+              DROP(FFN_OUTPUT, ELEMENT, INVERTED, .extent = DROPOUT_LATER_HALF)},
+     .consistency = CONSISTENCY_KL},
+    {.name = "r-drop", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INVERTED)}, .consistency = CONSISTENCY_R_DROP},
     {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE)}},
     {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED)}},
 };

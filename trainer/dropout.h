@@ -5,6 +5,7 @@
 
 #include <stdint.h>
 
+#include "consistency.h"
 #include "fault.h"
 #include "json.h"
 #include "lodrop.h"
@@ -76,6 +77,7 @@ struct dropout_method {
     const char *name;
     size_t count;
     struct dropout list[2]; // with their default rates
+    enum consistency_kind consistency;
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f);

@@ -38,7 +38,7 @@ static bool sum_losses(double *sum, size_t *targets, struct llama *l, struct bat
                        size_t capacity, float *loss, fault *f) {
     for (size_t at = 0; at < data->count;) {
         at += fill(b, data, at, capacity);
-        if (!llama_forward(l, &b->view, f) || !llama_loss(l, &b->view, loss, f)) {
+        if (!llama_forward(l, &b->view, f) || !llama_loss(l, &b->view, &(struct llama_losses){.loss = loss}, f)) {
             return false;
         }
         for (size_t i = 0; i < b->view.targets; i++) {

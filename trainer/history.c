@@ -40,14 +40,17 @@ enum { LINE_SIZE = 512 };
 
 // Seventeen digits give every double back.
 static int format_line(char line[LINE_SIZE], const struct step_metrics *m) {
-    char held_out[64] = "";
+    char held_out[64] = "", divergence[64] = "";
+    if (m->has_divergence) {
+        snprintf(divergence, sizeof divergence, ", \"divergence\": %.17g", m->divergence);
+    }
     if (m->eval_loss >= 0) {
         snprintf(held_out, sizeof held_out, ", \"eval_loss\": %.17g", m->eval_loss);
     }
     return snprintf(line, LINE_SIZE,
-                    "{\"step\": %" PRIu64 ", \"loss\": %.17g, \"learning_rate\": %.17g, \"grad_norm\": %.17g, "
+                    "{\"step\": %" PRIu64 ", \"loss\": %.17g%s, \"learning_rate\": %.17g, \"grad_norm\": %.17g, "
                     "\"tokens_per_second\": %.1f%s}\n",
-                    m->step, m->loss, m->learning_rate, m->grad_norm, m->tokens_per_second, held_out);
+                    m->step, m->loss, divergence, m->learning_rate, m->grad_norm, m->tokens_per_second, held_out);
 }
 
 bool history_print_line(FILE *out, const struct step_metrics *m) {
@@ -75,10 +78,11 @@ static bool read_line(struct history *h, const uint8_t *line, size_t size, const
         return false;
     }
     struct json_scope s = {.object = root, .file = path};
-    struct step_metrics m = {.eval_loss = -1};
+    struct step_metrics m = {.eval_loss = -1, .has_divergence = json_has(s, "divergence")};
     int64_t step = 0;
     bool done = json_get_integer(s, "step", JSON_REQUIRED, 1, INT64_MAX, &step, f) &&
                 json_get_number(s, "loss", JSON_REQUIRED, -HUGE_VAL, HUGE_VAL, &m.loss, f) &&
+                json_get_number(s, "divergence", JSON_OPTIONAL, -HUGE_VAL, HUGE_VAL, &m.divergence, f) &&
                 json_get_number(s, "learning_rate", JSON_REQUIRED, 0, HUGE_VAL, &m.learning_rate, f) &&
                 json_get_number(s, "grad_norm", JSON_REQUIRED, 0, HUGE_VAL, &m.grad_norm, f) &&
                 json_get_number(s, "tokens_per_second", JSON_REQUIRED, 0, HUGE_VAL, &m.tokens_per_second, f) &&

@@ -13,6 +13,8 @@ struct step_metrics {
     double learning_rate;
     double grad_norm; // before clipping
     double tokens_per_second;
+    bool has_divergence;
+    double divergence; // nats per target between the two branches
     double eval_loss; // held-out, after the step; negative: not evaluated there
 };
 

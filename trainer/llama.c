@@ -113,6 +113,8 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
         args.u = l->layers[layer].u[i];
         if (l->limits.mode != LLAMA_FORWARD) {
             args.dropout = m->dropout;
+        }
+        if (llama_trains(l)) {
             args.da = &m->da;
             args.dbt = &m->dbt;
         }
@@ -269,16 +271,8 @@ static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned
            drop(l, b, &d->ffn_output, C, next, s->middle, next, f);       // next = middle + D next
 }
 
-bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
-    const struct model_config *c = &l->model->config;
-    size_t T = token_count(b), C = c->hidden_size;
-    for (size_t t = 0; t < T; t++) {
-        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
-    }
-    if (!drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) { // x = D x
-        return false;
-    }
-    for (unsigned layer = 0; layer < c->layers; layer++) {
+static bool layers_forward(struct llama *l, const struct llama_batch *b, unsigned first, fault *f) {
+    for (unsigned layer = first; layer < l->model->config.layers; layer++) {
         if (!layer_forward(l, b, layer, f)) {
             return false;
         }
@@ -286,15 +280,51 @@ bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     return true;
 }
 
+bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
+    const struct model_config *c = &l->model->config;
+    size_t T = token_count(b), C = c->hidden_size;
+    for (size_t t = 0; t < T; t++) {
+        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
+    }
+    return drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f) && // x = D x
+           layers_forward(l, b, 0, f);
+}
+
+// The first layer that draws a mask, or how many there are.
+static unsigned first_dropped(const struct llama *l) {
+    unsigned layer = 0, layers = l->model->config.layers;
+    for (; layer < layers; layer++) {
+        const struct layer_dropouts *d = llama_dropouts(l, layer);
+        if (d->embedding.p > 0 || d->lora_input.p > 0 || d->attention.p > 0 || d->attention_output.p > 0 ||
+            d->ffn_middle.p > 0 || d->ffn_output.p > 0) {
+            break;
+        }
+    }
+    return layer;
+}
+
+// The second branch, up to the last layer's output; the layers below the first mask are those of the first branch.
+static bool branch_forward(struct llama *l, const struct llama_batch *b, fault *f) {
+    struct llama *other = l->branch;
+    struct llama_batch second = *b;
+    second.rows.instance = memset(other->instance, 1, b->rows.count); // scratch, too: every time
+    if (llama_dropouts(l, 0)->embedding.p > 0) {
+        return llama_forward(other, &second, f);
+    }
+    unsigned first = first_dropped(l);
+    memcpy(other->x[first], l->x[first], token_count(b) * l->model->config.hidden_size * sizeof(float));
+    return layers_forward(other, &second, first, f);
+}
+
 // x [n][C] of the tokens row[0 .. n-1] after the last layer, and h [n][C], normalised: only they meet the vocabulary.
-static bool gather(struct llama *l, size_t n, const uint32_t *row, fault *f) {
+static bool gather(struct llama *l, struct loss_scratch *s, size_t n, const uint32_t *row, fault *f) {
     const struct model_config *c = &l->model->config;
     const float *x = l->x[c->layers];
     size_t C = c->hidden_size;
     for (size_t i = 0; i < n; i++) {
-        memcpy(l->last.x + i * C, x + row[i] * C, C * sizeof(float));
+        memcpy(s->x + i * C, x + row[i] * C, C * sizeof(float));
     }
-    return norm(l, n, l->last.x, l->model->final_norm, l->last.rstd, l->last.h, f);
+    return norm(l, n, s->x, l->model->final_norm, s->rstd, s->h, f);
 }
 
 bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f) {
@@ -307,35 +337,58 @@ bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits,
                              .y = logits,
                              .ldy = l->model->config.vocab_size};
     lod_error err;
-    return gather(l, n, row, f) && library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
+    return gather(l, &l->last, n, row, f) &&
+           library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
 }
 
-bool llama_loss(struct llama *l, const struct llama_batch *b, float *loss, fault *f) {
+// The gradient at the rows of s, in the place of its h, into dx.
+static bool scatter(struct llama *l, struct loss_scratch *s, size_t n, const uint32_t *row, fault *f) {
+    size_t C = l->model->config.hidden_size;
+    if (!norm_backward(l, n, s->x, l->model->final_norm, s->rstd, s->dh, NULL, s->h, f)) { // h [N][C]
+        return false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        memcpy(l->dx + row[i] * C, s->h + i * C, C * sizeof(float));
+    }
+    return true;
+}
+
+// The second branch's part of the loss: its normalised rows, and with R-Drop their gradient.
+static bool second_loss(struct llama *l, const struct llama_batch *b, lod_loss_args *args, fault *f) {
+    const struct consistency *c = &l->limits.consistency;
+    struct loss_scratch *s = l->branch ? &l->branch->last : &l->second;
+    args->consistency = consistency_divergence(c->kind);
+    args->weight = c->weight;
+    args->h2 = s->h;
+    args->dh2 = s->dh;
+    args->ldh2 = args->lddh2 = l->model->config.hidden_size;
+    return l->branch ? branch_forward(l, b, f) && gather(l->branch, s, b->targets, b->row, f)
+                     : gather(l, s, b->targets, b->row2, f);
+}
+
+bool llama_loss(struct llama *l, const struct llama_batch *b, const struct llama_losses *losses, fault *f) {
     size_t N = b->targets, C = l->model->config.hidden_size;
+    bool consistent = l->limits.consistency.kind != CONSISTENCY_NONE;
     lod_loss_args args = {.tokens = N,
                           .h = l->last.h,
                           .ldh = C,
                           .w = l->model->head,
                           .target = b->target,
-                          .loss = loss,
+                          .loss = losses->loss,
                           .dh = l->last.dh,
-                          .lddh = C};
+                          .lddh = C,
+                          .loss2 = losses->loss2,
+                          .divergence = losses->divergence};
     lod_error err;
-    if (!gather(l, N, b->row, f) || !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
+    if ((consistent && !second_loss(l, b, &args, f)) || !gather(l, &l->last, N, b->row, f) ||
+        !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
         return false;
     }
-    if (l->limits.mode == LLAMA_FORWARD) {
+    if (!llama_trains(l)) {
         return true;
     }
-    float *d = l->last.h; // [N][C] gradient of last.x, in the place of h
-    if (!norm_backward(l, N, l->last.x, l->model->final_norm, l->last.rstd, l->last.dh, NULL, d, f)) {
-        return false;
-    }
     memset(l->dx, 0, token_count(b) * C * sizeof(float));
-    for (size_t i = 0; i < N; i++) {
-        memcpy(l->dx + b->row[i] * C, d + i * C, C * sizeof(float));
-    }
-    return true;
+    return scatter(l, &l->last, N, b->row, f) && (!args.dh2 || scatter(l, &l->second, N, b->row2, f));
 }
 
 // --- Backward ---

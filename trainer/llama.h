@@ -5,6 +5,7 @@
 #ifndef LODROP_TRAINER_LLAMA_H
 #define LODROP_TRAINER_LLAMA_H
 
+#include "consistency.h"
 #include "fault.h"
 #include "lodrop.h"
 #include "lora.h"
@@ -29,16 +30,18 @@ struct llama_batch {
     size_t targets;           // N
     const uint32_t *row;      // [N] ascending: the token after which the target is expected
     const uint32_t *target;   // [N]
+    const uint32_t *row2;     // [N] the row in a second branch of the batch; NULL: it has none
     const struct llama_branches *branches; // NULL: none
 };
 
-// FORWARD: no gradients, no dropout but what it is scaled by. KEEP: what the backward pass needs is kept. RECOMPUTE:
-// only the inputs of the layers are kept, the rest is computed again, to the same bits.
-enum llama_mode { LLAMA_FORWARD, LLAMA_KEEP, LLAMA_RECOMPUTE };
+// FORWARD: no gradients, no dropout but what it is scaled by. BRANCH: dropout, no gradients. KEEP: what the backward
+// pass needs is kept. RECOMPUTE: only the inputs of the layers are kept, the rest is computed again, to the same bits.
+enum llama_mode { LLAMA_FORWARD, LLAMA_BRANCH, LLAMA_KEEP, LLAMA_RECOMPUTE };
 
 // How a model is run, and the most that a batch will bring.
 struct llama_limits {
     enum llama_mode mode;
+    struct consistency consistency; // of the loss, in the modes with gradients
     size_t tokens, targets;
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches
@@ -56,9 +59,17 @@ void llama_close(struct llama *l);
 // Hidden states of the batch, up to the last layer's output.
 bool llama_forward(struct llama *l, const struct llama_batch *batch, fault *f);
 
-// After llama_forward: the loss of every target, in nats; in a training mode also the gradient of their sum at the last
-// layer's output.
-bool llama_loss(struct llama *l, const struct llama_batch *batch, float *loss, fault *f);
+// Of every target, in nats [N]; the last two are read and written with a consistency alone.
+struct llama_losses {
+    float *loss;
+    float *loss2; // of the second branch, with R-Drop
+    float *divergence;
+};
+
+// After llama_forward: losses; in a training mode also the gradient of their sum at the last layer's output. With KL
+// and JS the second branch is run here, from the first layer on in which it differs; its masks are those of instance
+// 1. With R-Drop the batch holds both branches.
+bool llama_loss(struct llama *l, const struct llama_batch *batch, const struct llama_losses *losses, fault *f);
 
 // After llama_loss: one leaf per segment for the gradient of every adapter.
 bool llama_backward(struct llama *l, const struct llama_batch *batch, fault *f);

@@ -1,9 +1,14 @@
 #include "llama_state.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "arena.h"
 #include "library.h"
+
+bool llama_trains(const struct llama *l) {
+    return l->limits.mode == LLAMA_KEEP || l->limits.mode == LLAMA_RECOMPUTE;
+}
 
 const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer) {
     static const struct layer_dropouts none;
@@ -48,7 +53,7 @@ static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) 
     s->lse = arena_floats(a, T, c->heads);
     s->lse_visible = needs_visible(l) ? arena_floats(a, T, c->heads) : NULL;
     size_t attention_end = a->used;
-    if (l->limits.mode == LLAMA_FORWARD) {
+    if (!llama_trains(l)) {
         arena_rewind(a, mark);
     }
     s->gate = arena_floats(a, T, c->intermediate_size);
@@ -60,7 +65,7 @@ static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) 
 
 static void take_layers(struct llama *l, struct arena *a) {
     const struct model_config *c = &l->model->config;
-    size_t distinct = l->limits.mode == LLAMA_FORWARD ? 2 : (size_t)c->layers + 1;
+    size_t distinct = llama_trains(l) ? (size_t)c->layers + 1 : 2;
     for (size_t i = 0; i <= c->layers; i++) {
         l->x[i] = i < distinct ? arena_floats(a, l->limits.tokens, c->hidden_size) : l->x[i - 2];
     }
@@ -87,13 +92,12 @@ static void take_forward_scratch(struct llama *l, struct arena *a) {
     s->keys = arena_take(a, 2 * l->limits.slots + 1, sizeof *s->keys);
 }
 
-static void take_loss_scratch(struct llama *l, struct arena *a) {
-    struct loss_scratch *s = &l->last;
+static void take_loss_scratch(struct llama *l, struct arena *a, struct loss_scratch *s) {
     size_t N = l->limits.targets, C = l->model->config.hidden_size;
     s->x = arena_floats(a, N, C);
     s->h = arena_floats(a, N, C);
     s->rstd = arena_floats(a, 1, N);
-    s->dh = l->limits.mode == LLAMA_FORWARD ? NULL : arena_floats(a, N, C);
+    s->dh = llama_trains(l) ? arena_floats(a, N, C) : NULL;
 }
 
 static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark) {
@@ -121,21 +125,37 @@ static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark)
     l->attend.partial = arena_floats(a, T, C);
 }
 
+// It runs between the forward pass and the loss: what is only for the one or for the backward pass has the same place.
+static void take_branch(struct llama *l, struct arena *a) {
+    l->instance = arena_take(a, l->limits.tokens, sizeof *l->instance);
+    take_layers(l, a);
+    size_t mark = a->used;
+    take_forward_scratch(l, a);
+    arena_rewind(a, mark);
+    take_loss_scratch(l, a, &l->last);
+}
+
 static void take_all(struct llama *l, struct arena *a, size_t workspace) {
     const struct model_config *c = &l->model->config;
     l->workspace = arena_take(a, workspace, 1);
     l->cosine = arena_floats(a, l->limits.length, c->head_dim / 2);
     l->sine = arena_floats(a, l->limits.length, c->head_dim / 2);
     take_layers(l, a);
-    if (l->limits.mode != LLAMA_FORWARD) {
+    if (llama_trains(l)) {
         l->dx = arena_floats(a, l->limits.tokens, c->hidden_size);
         l->dropped = drops_outputs(l) ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
     }
     size_t mark = a->used;
     take_forward_scratch(l, a);
     arena_rewind(a, mark);
-    take_loss_scratch(l, a);
-    if (l->limits.mode != LLAMA_FORWARD) {
+    take_loss_scratch(l, a, &l->last);
+    if (l->limits.consistency.kind == CONSISTENCY_R_DROP) {
+        take_loss_scratch(l, a, &l->second);
+    }
+    if (l->branch) {
+        take_branch(l->branch, a);
+    }
+    if (llama_trains(l)) {
         take_backward_scratch(l, a, mark);
     }
 }
@@ -161,7 +181,10 @@ static bool plan_rest(struct llama *l, fault *f) {
     lod_rigor rigor = l->limits.rigor, logits_rigor = l->limits.mode == LLAMA_FORWARD ? rigor : LOD_ESTIMATE;
     lod_attention_shape attention = {
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .keys = l->limits.length};
-    lod_loss_shape loss = {.n_in = c->hidden_size, .vocabulary = c->vocab_size, .tokens = l->limits.targets};
+    lod_loss_shape loss = {.n_in = c->hidden_size,
+                           .vocabulary = c->vocab_size,
+                           .tokens = l->limits.targets,
+                           .consistency = l->limits.consistency.kind != CONSISTENCY_NONE};
     lod_lowrank_shape logits = {.n_in = c->hidden_size, .n_out = c->vocab_size, .tokens = l->limits.targets};
     lod_error err;
     return library_done(lod_plan_attention(&attention, threads, rigor, &l->attention, &err), &err, f) &&
@@ -181,14 +204,44 @@ static size_t largest_workspace(const struct llama *l) {
     return largest;
 }
 
+static bool list_layers(struct llama *l, fault *f) {
+    size_t layers = l->model->config.layers;
+    l->x = calloc(layers + 1, sizeof *l->x);
+    l->layers = calloc(layers, sizeof *l->layers);
+    return (l->x && l->layers) || fault_memory(f, "the list of layers");
+}
+
+// Where the second branch is not in the batch. A clean one drops nothing.
+static bool open_branch(struct llama *l, fault *f) {
+    enum consistency_kind kind = l->limits.consistency.kind;
+    if (kind != CONSISTENCY_KL && kind != CONSISTENCY_JS) {
+        return true;
+    }
+    struct llama *b = l->branch = calloc(1, sizeof *b);
+    if (!b) {
+        return fault_memory(f, "the second branch");
+    }
+    b->model = l->model;
+    b->lora = l->lora;
+    b->limits = l->limits;
+    b->limits.mode = kind == CONSISTENCY_KL ? LLAMA_BRANCH : LLAMA_FORWARD;
+    b->limits.consistency = (struct consistency){0};
+    memcpy(b->linear, l->linear, sizeof b->linear);
+    b->attention = l->attention;
+    b->rowwise = l->rowwise;
+    return list_layers(b, f);
+}
+
+static void start_branch(struct llama *l) {
+    struct llama *b = l->branch;
+    b->workspace = l->workspace;
+    b->cosine = l->cosine;
+    b->sine = l->sine;
+}
+
 static bool open_all(struct llama *l, fault *f) {
     const struct model_config *c = &l->model->config;
-    l->x = calloc((size_t)c->layers + 1, sizeof *l->x);
-    l->layers = calloc(c->layers, sizeof *l->layers);
-    if (!l->x || !l->layers) {
-        return fault_memory(f, "the list of layers");
-    }
-    if (!plan_linears(l, f) || !plan_rest(l, f)) {
+    if (!list_layers(l, f) || !plan_linears(l, f) || !plan_rest(l, f) || !open_branch(l, f)) {
         return false;
     }
     size_t workspace = largest_workspace(l);
@@ -202,6 +255,9 @@ static bool open_all(struct llama *l, fault *f) {
     struct arena carve = {.base = l->memory};
     take_all(l, &carve, workspace);
     lod_rope_tables(l->limits.length, c->head_dim, c->rope_theta, l->cosine, l->sine);
+    if (l->branch) {
+        start_branch(l);
+    }
     return true;
 }
 
@@ -234,6 +290,11 @@ void llama_close(struct llama *l) {
     lod_plan_free(l->loss);
     lod_plan_free(l->logits);
     lod_plan_free(l->rowwise);
+    if (l->branch) { // its plans and its memory are those above and below
+        free(l->branch->x);
+        free(l->branch->layers);
+        free(l->branch);
+    }
     free(l->x);
     free(l->layers);
     free(l->memory);

@@ -62,8 +62,13 @@ struct llama {
     struct forward_scratch forward;
     struct mlp_scratch mlp;
     struct attention_scratch attend;
-    struct loss_scratch last;
+    struct loss_scratch last, second; // second: of R-Drop's second branch
+    struct llama *branch;             // runs the second branch of KL and JS in scratch, on the same plans; NULL: none
+    uint8_t *instance;                // [T segments] of the branch
 };
+
+// Whether there will be a backward pass.
+bool llama_trains(const struct llama *l);
 
 // What a layer draws, all zeros where there is nothing.
 const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer);

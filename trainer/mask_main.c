@@ -8,7 +8,7 @@
 
 struct mask_options {
     char module[OPTION_TEXT_SIZE];
-    int64_t seed, layer, draw, row, rows, col, cols;
+    int64_t seed, layer, draw, instance, row, rows, col, cols;
     double p;
 };
 
@@ -20,6 +20,7 @@ static const struct option LIST[] = {
     {"layer", OPTION_INTEGER, AT(layer), 0, 1023, "N", "of the model (default 0)"},
     {"module", OPTION_TEXT, AT(module), 0, 0, "NAME", "whose adapter's input: q_proj, ..., down_proj"},
     {"draw", OPTION_INTEGER, AT(draw), 0, MOST_CELLS, "N", "running number of the example visit (default 0)"},
+    {"instance", OPTION_INTEGER, AT(instance), 0, 63, "N", "of a second pass: 1 (default 0)"},
     {"row", OPTION_INTEGER, AT(row), 0, MOST_CELLS, "N", "first token of the example (default 0)"},
     {"rows", OPTION_INTEGER, AT(rows), 1, MOST_CELLS, "N", "tokens"},
     {"col", OPTION_INTEGER, AT(col), 0, MOST_CELLS, "N", "first feature (default 0)"},
@@ -55,8 +56,9 @@ static bool dump(const struct mask_options *o, fault *f) {
     uint32_t site;
     if (!one_module(&module, o->module, f) ||
         !library_done(
-            lod_site(LOD_DOMAIN_TRAIN, (unsigned)o->layer, LOD_POSITION_LORA_INPUT + module, 0, 0, &site, &err), &err,
-            f)) {
+            lod_site(LOD_DOMAIN_TRAIN, (unsigned)o->layer, LOD_POSITION_LORA_INPUT + module, (unsigned)o->instance, 0,
+                     &site, &err),
+            &err, f)) {
         return false;
     }
     uint8_t *keep = malloc((size_t)o->cols);

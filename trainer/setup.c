@@ -40,6 +40,11 @@ static int longer_first(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
+// R-Drop's batches hold both branches of an example.
+static size_t batch_branches(const struct training *t) {
+    return t->recipe.consistency.kind == CONSISTENCY_R_DROP ? 2 : 1;
+}
+
 // The most that a micro-batch can bring: the longest examples together.
 static bool measure_batch(const struct training *t, struct llama_limits *limits, fault *f) {
     size_t count = t->data.count, examples = (size_t)t->options->batch_size;
@@ -56,8 +61,9 @@ static bool measure_batch(const struct training *t, struct llama_limits *limits,
     qsort(tokens, count, sizeof *tokens, longer_first);
     qsort(targets, count, sizeof *targets, longer_first);
     limits->length = tokens[0];
+    size_t branches = batch_branches(t);
     for (size_t i = 0; i < count && i < examples; i++) {
-        limits->tokens += tokens[i];
+        limits->tokens += branches * tokens[i];
         limits->targets += targets[i];
     }
     free(tokens);
@@ -94,8 +100,9 @@ static bool place_dropouts(struct training *t, fault *f) {
 static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     const struct train_options *o = t->options;
     uint64_t leaves = (uint64_t)(o->batch_size * o->grad_accum), count = t->data.count;
-    struct lora_options options = {
-        .config = t->config, .dropouts = t->dropouts, .leaves = leaves < count ? leaves : count};
+    struct lora_options options = {.config = t->config,
+                                   .dropouts = t->dropouts,
+                                   .leaves = batch_branches(t) * (leaves < count ? leaves : count)};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
     }
@@ -144,16 +151,19 @@ static bool take_memory(struct training *t, fault *f) {
         .mode = o->recompute ? LLAMA_RECOMPUTE : LLAMA_KEEP,
         .threads = (unsigned)o->threads,
         .rigor = o->tune ? LOD_MEASURE : LOD_ESTIMATE,
+        .consistency = t->recipe.consistency,
     };
     if (!measure_batch(t, &limits, f)) {
         return false;
     }
     t->order = malloc(t->data.count * sizeof *t->order);
-    t->loss = malloc(limits.targets * sizeof *t->loss);
-    if (!t->order || !t->loss) {
+    float *losses = t->losses.loss = malloc(3 * limits.targets * sizeof *losses);
+    if (!t->order || !losses) {
         return fault_memory(f, "the order of the examples");
     }
-    return batch_make(&t->batch, limits.tokens, (size_t)o->batch_size, f) &&
+    t->losses.loss2 = losses + limits.targets;
+    t->losses.divergence = losses + 2 * limits.targets;
+    return batch_make(&t->batch, limits.tokens, batch_branches(t) * (size_t)o->batch_size, f) &&
            open_llama(t, &limits, f);
 }
 
@@ -172,7 +182,7 @@ void training_free(struct training *t) {
     llama_close(t->llama);
     batch_free(&t->batch);
     free(t->order);
-    free(t->loss);
+    free(t->losses.loss);
     free(t->dropouts);
     lora_free(&t->lora);
     dataset_free(&t->data);

@@ -29,22 +29,37 @@ static struct visit visit_of(const struct training *t, uint64_t step) {
     return v;
 }
 
-// Losses and gradients of the step, micro-batch by micro-batch; *sum: of the losses, in the order of the tokens.
-static bool pass(struct training *t, const struct visit *v, double *sum, fault *f) {
+// Over targets, in their order.
+struct sums {
+    double loss, divergence;
+};
+
+// The loss of R-Drop is the mean of its branches'.
+static void add_losses(struct sums *sums, const struct training *t) {
+    const struct llama_losses *l = &t->losses;
+    enum consistency_kind kind = t->recipe.consistency.kind;
+    for (size_t i = 0; i < t->batch.view.targets; i++) {
+        sums->loss += kind == CONSISTENCY_R_DROP ? ((double)l->loss[i] + l->loss2[i]) / 2 : l->loss[i];
+        sums->divergence += kind != CONSISTENCY_NONE ? l->divergence[i] : 0;
+    }
+}
+
+// Losses and gradients of the step, micro-batch by micro-batch.
+static bool pass(struct training *t, const struct visit *v, struct sums *sums, fault *f) {
     size_t size = (size_t)t->options->batch_size;
-    *sum = 0;
+    bool pairs = t->recipe.consistency.kind == CONSISTENCY_R_DROP;
+    *sums = (struct sums){0};
     for (size_t first = v->first; first < v->end; first += size) {
         batch_clear(&t->batch);
         for (size_t i = first; i < v->end && i < first + size; i++) {
-            batch_example(&t->batch, &t->data.examples[t->order[i]], (uint32_t)(v->draw + (i - v->first)));
+            const struct example *e = &t->data.examples[t->order[i]];
+            (pairs ? batch_pair : batch_example)(&t->batch, e, (uint32_t)(v->draw + (i - v->first)));
         }
         const struct llama_batch *b = &t->batch.view;
-        if (!llama_forward(t->llama, b, f) || !llama_loss(t->llama, b, t->loss, f)) {
+        if (!llama_forward(t->llama, b, f) || !llama_loss(t->llama, b, &t->losses, f)) {
             return false;
         }
-        for (size_t i = 0; i < b->targets; i++) {
-            *sum += t->loss[i];
-        }
+        add_losses(sums, t);
         if (!llama_backward(t->llama, b, f)) {
             return false;
         }
@@ -77,12 +92,14 @@ static bool update(struct training *t, const lod_plan *plan, double rate, fault 
 }
 
 static bool step(struct training *t, const lod_plan *plan, struct step_metrics *m, const struct visit *v, fault *f) {
-    double sum;
-    if (!pass(t, v, &sum, f)) {
+    struct sums sums;
+    if (!pass(t, v, &sums, f)) {
         return false;
     }
     *m = (struct step_metrics){.step = t->step + 1,
-                               .loss = sum / (double)v->targets,
+                               .loss = sums.loss / (double)v->targets,
+                               .has_divergence = t->recipe.consistency.kind != CONSISTENCY_NONE,
+                               .divergence = sums.divergence / (double)v->targets,
                                .learning_rate = schedule_rate(&t->schedule, t->step),
                                .grad_norm = lora_finish_gradient(&t->lora, 1 / (double)v->targets),
                                .eval_loss = -1};

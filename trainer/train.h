@@ -31,7 +31,7 @@ struct training {
     uint32_t *order;      // [data.count] of the current epoch
     struct llama *llama;
     struct batch batch;
-    float *loss;                 // [targets of a batch]
+    struct llama_losses losses;  // [targets of a batch]
     struct evaluation evaluated; // the last one
     struct history history;
     struct report report;

@@ -22,6 +22,10 @@ static const struct option LIST[] = {
     {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
     {"model-dropout", OPTION_TEXT, AT(model_dropout), 0, 0, "WHICH",
      "config: the attention_dropout of the model's config.json as well; off (default)"},
+    {"consistency", OPTION_TEXT, AT(consistency), 0, 0, "KIND",
+     "a second pass and how far apart they are: kl, r-drop or js, see below (default: the method's)"},
+    {"consistency-weight", OPTION_NUMBER, AT(consistency_weight), 0, CONSISTENCY_MOST_WEIGHT, "X",
+     "of that divergence in the loss (default 0.1)"},
     {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
      "column and span at attention: one key set a KV head, not a query head"},
     {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
@@ -74,6 +78,8 @@ const struct option_table train_option_table = {
         "                       divided by their sum, through which no gradient flows)\n"
         "  hiddencut            ffn_output:element:P:inverted (arXiv 2106.00149)\n"
         "  hiddenkey-minus      dropkey and hiddencut in the later half of the layers (arXiv 2403.00812)\n"
+        "  hiddenkey            hiddenkey-minus and --consistency kl\n"
+        "  r-drop               hidden:element:P:inverted and --consistency r-drop (arXiv 2106.14448)\n"
         "  dropout              hidden:element:P:inference (Srivastava et al., JMLR 15, 2014)\n"
         "  variational          hidden:column:P:inverted (arXiv 1512.05287)\n\n"
         "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
@@ -93,6 +99,11 @@ const struct option_table train_option_table = {
         "hidden is ffn_output and the output of attention, each before its residual sum; embedding takes no LAYERS.\n"
         "With inference, training is not compensated: evaluation multiplies by 1 - P. A layer takes one dropout on\n"
         "the input of A, one at attention, one of ffn_middle and one of ffn_output or hidden.\n\n"
+        "Consistency adds X times a divergence of two passes' predictions to the loss of each target: kl, r-drop\n"
+        "(KL(P||Q) + KL(Q||P)) / 2 of passes with different masks, the gradient through the first pass alone (kl)\n"
+        "or, with the mean of both losses, through both (r-drop); js, the Jensen-Shannon divergence from a pass\n"
+        "without dropout, through which no gradient flows. The second pass of kl and js starts at the first layer\n"
+        "with a dropout and keeps nothing. metrics.jsonl shows the divergence in nats per target.\n\n"
         "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
         "\"label\"};\n"
         "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
@@ -106,6 +117,7 @@ static const struct train_options DEFAULTS = {
     .target_modules = "q_proj,v_proj",
     .lr_scheduler = "linear",
     .model_dropout = "off",
+    .consistency_weight = 0.1,
     .init_b = "zero",
     .lora_r = 8,
     .lora_alpha = 16,
@@ -210,6 +222,18 @@ static bool choose_rates(struct train_options *o, option_set given, fault *f) {
     return true;
 }
 
+static bool choose_consistency(struct train_options *o, option_set given, fault *f) {
+    const struct dropout_method *method;
+    if (!dropout_method_find(&method, o->method, f)) {
+        return false;
+    }
+    if (!*o->consistency && method->consistency != CONSISTENCY_NONE) {
+        strcpy(o->consistency, consistency_word(method->consistency));
+    }
+    return *o->consistency || !options_given(&train_option_table, given, "consistency-weight") ||
+           fault_set(f, FAULT_USAGE, "lodrop-train", "--consistency-weight", "needs --consistency");
+}
+
 static bool read_fresh(struct train_options *o, option_set given, fault *f) {
     o->default_length = !options_given(&train_option_table, given, "max-length");
     static const char *const needed[] = {"model", "data", "output", NULL};
@@ -227,7 +251,7 @@ static bool read_fresh(struct train_options *o, option_set given, fault *f) {
             return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
         }
     }
-    return choose_rates(o, given, f);
+    return choose_rates(o, given, f) && choose_consistency(o, given, f);
 }
 
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f) {
@@ -352,6 +376,15 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (!list_dropouts(&recipe->dropouts, o, method, f) ||
         !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, "lodrop-train", f)) {
         return false;
+    }
+    recipe->consistency = (struct consistency){.weight = o->consistency_weight};
+    if (*o->consistency &&
+        !consistency_find(&recipe->consistency.kind, o->consistency, "lodrop-train", "--consistency", f)) {
+        return false;
+    }
+    if (*o->consistency && !recipe->dropouts.count) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--consistency",
+                         "%s needs a dropout: without one both passes are the same", o->consistency);
     }
     config->dropout = input_rate(&recipe->dropouts);
     bool input = method->count == 0 || is_input_dropout(method); // these two differ by their rate alone

@@ -10,11 +10,11 @@ struct train_options {
     char model[OPTION_TEXT_SIZE], data[OPTION_TEXT_SIZE], output[OPTION_TEXT_SIZE], eval_data[OPTION_TEXT_SIZE];
     char adapter[OPTION_TEXT_SIZE]; // to continue from; empty: none
     char method[OPTION_TEXT_SIZE], target_modules[OPTION_TEXT_SIZE], lr_scheduler[OPTION_TEXT_SIZE];
-    char model_dropout[OPTION_TEXT_SIZE];
+    char model_dropout[OPTION_TEXT_SIZE], consistency[OPTION_TEXT_SIZE]; // empty: none
     char init_b[OPTION_TEXT_SIZE], dump_gradients[OPTION_TEXT_SIZE]; // for tests
     struct option_list drop;
     int64_t lora_r, max_length, batch_size, grad_accum, epochs, max_steps, seed, threads, save_steps, stop_after;
-    double lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
+    double consistency_weight, lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
     bool tune, mask_per_kv_head, use_rslora, recompute, resume, print_config;
     bool default_length; // max_length was not asked for
 };

@@ -27,7 +27,8 @@ static const struct adapter_recipe plain = {
                            .extent = DROPOUT_SOME_LAYERS,
                            .first = 2,
                            .last = 11,
-                           .per_kv_head = true}}}};
+                           .per_kv_head = true}}},
+    .consistency = {CONSISTENCY_JS, 0.3}};
 
 // Matrices of q_proj in layer 0 and down_proj in layer 1.
 struct matrices {
@@ -80,6 +81,7 @@ static void round_trip(void) {
     CHECK(adapter_read_recipe(&recipe, &there, temporary("adapter/deep"), &f) && there);
     CHECK(strcmp(recipe.method, plain.method) == 0 && recipe.alpha == 16.5 && recipe.seed == 7 &&
           recipe.dropouts.count == 2);
+    CHECK(recipe.consistency.kind == CONSISTENCY_JS && recipe.consistency.weight == 0.3);
     for (size_t i = 0; i < 2; i++) {
         const struct dropout *got = &recipe.dropouts.list[i], *want = &plain.dropouts.list[i];
         CHECK(got->position == want->position && got->pattern == want->pattern && got->p == want->p &&

@@ -229,15 +229,19 @@ static void methods(void) {
         const char *name, *position, *pattern, *compensation;
         enum dropout_extent extent;
         size_t place, count;
+        enum consistency_kind consistency;
     } presets[] = {
-        {"lora-input-dropout", "lora_input", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
-        {"dropkey", "attn_logit", "column", "none", DROPOUT_ALL_LAYERS, 0, 1},
-        {"dropattention", "attn_weight", "column", "renormalise-nograd", DROPOUT_ALL_LAYERS, 0, 1},
-        {"hiddencut", "ffn_output", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
-        {"hiddenkey-minus", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2},
-        {"hiddenkey-minus", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2},
-        {"dropout", "hidden", "element", "inference", DROPOUT_ALL_LAYERS, 0, 1},
-        {"variational", "hidden", "column", "inverted", DROPOUT_ALL_LAYERS, 0, 1},
+        {"lora-input-dropout", "lora_input", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"dropkey", "attn_logit", "column", "none", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"dropattention", "attn_weight", "column", "renormalise-nograd", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"hiddencut", "ffn_output", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"hiddenkey-minus", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2, CONSISTENCY_NONE},
+        {"hiddenkey-minus", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2, CONSISTENCY_NONE},
+        {"hiddenkey", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2, CONSISTENCY_KL},
+        {"hiddenkey", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2, CONSISTENCY_KL},
+        {"r-drop", "hidden", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_R_DROP},
+        {"dropout", "hidden", "element", "inference", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"variational", "hidden", "column", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
     };
     const struct dropout_method *m = NULL;
     fault f = {0};
@@ -246,7 +250,7 @@ static void methods(void) {
         CHECK(dropout_method_find(&m, presets[i].name, &f) && m->count == presets[i].count);
         const struct dropout *d = &m->list[presets[i].place];
         CHECK(says(d, presets[i].position, presets[i].pattern, presets[i].compensation));
-        CHECK(d->p == 0.1 && d->extent == presets[i].extent);
+        CHECK(d->p == 0.1 && d->extent == presets[i].extent && m->consistency == presets[i].consistency);
         CHECK(find_valid(presets[i].position, presets[i].pattern, presets[i].compensation) < VALID);
     }
     REFUSED(dropout_method_find(&m, "drop-key", &f), &f, FAULT_INPUT, "--method",

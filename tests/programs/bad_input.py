@@ -260,6 +260,15 @@ OPTIONS = [
     ("two dropouts on the input of A", ["--lora-dropout", "0.1", "--drop", "lora_input:element:0.2"], DAMAGED,
      ["--drop", "lora_input:element:0.1:inverted (--lora-dropout)", "lora_input:element:0.2:inverted (--drop)"]),
     ("another model dropout", ["--model-dropout", "on"], DAMAGED, ["--model-dropout", "'on'", "config or off"]),
+    ("another consistency", ["--method", "hiddencut", "--consistency", "l2"], DAMAGED,
+     ["--consistency", "'l2'", "kl, r-drop, js"]),
+    ("consistency of equal passes", ["--consistency", "kl"], DAMAGED, ["--consistency", "kl needs a dropout"]),
+    ("a weight of nothing", ["--method", "hiddenkey-minus", "--consistency-weight", "1"], USAGE,
+     ["--consistency-weight", "needs --consistency"]),
+    ("a weight below 0", ["--method", "hiddenkey", "--consistency-weight", "-1"], DAMAGED,
+     ["--consistency-weight", "is -1"]),
+    ("a weight that is no number", ["--method", "hiddenkey", "--consistency-weight", "nan"], DAMAGED,
+     ["--consistency-weight", "nan"]),
     ("key sets without keys", ["--mask-per-kv-head"], DAMAGED, ["--mask-per-kv-head", "attention"]),
     ("key sets of an element mask", ["--mask-per-kv-head", "--drop", "attn_weight:element:0.1"], DAMAGED,
      ["--mask-per-kv-head", "columns or spans"]),
@@ -369,6 +378,13 @@ def check_recipes(numbers):
     ]:
         recipe.write_text(json.dumps({**good, "dropouts": [{**entry, **change}]}))
         expect_refusal(what, case.evaluate("--adapter", case.output), ["lodrop.json", *words])
+    for what, change, words in [
+        ("recipe of another consistency", {"consistency": "l2"}, ["consistency", "'l2'"]),
+        ("recipe of a consistency without weight", {"consistency": "kl"}, ["consistency_weight", "missing"]),
+        ("recipe of a weight below 0", {"consistency": "js", "consistency_weight": -1}, ["consistency_weight", "-1"]),
+    ]:
+        recipe.write_text(json.dumps({**good, **change}))
+        expect_refusal(what, case.evaluate("--adapter", case.output), ["lodrop.json", *words])
 
 
 def check_resume(numbers):
@@ -378,7 +394,8 @@ def check_resume(numbers):
     must(case.train("--stop-after", 1))
     before = snapshot(case.output)
     expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
-    for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
+    for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--consistency", "kl"],
+                         ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
                          ["--drop", "attn_logit:column:0.1"]]:
         expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)

@@ -74,6 +74,32 @@ def check_models_own(folder, data):
         expect(f"model's own dropout, {name}: lodrop.json", recipe["dropouts"] == dropouts, recipe)
 
 
+LATER = [{**DROPKEY, "layers": "later-half"}, {**HIDDENCUT, "layers": "later-half"}]
+CONSISTENCIES = [  # options, what they drop, and how two passes are held together
+    (["--method", "hiddenkey"], LATER, {"consistency": "kl", "consistency_weight": 0.1}),
+    (["--method", "hiddenkey", "--consistency-weight", "2"], LATER, {"consistency": "kl", "consistency_weight": 2}),
+    (["--method", "hiddenkey", "--consistency", "r-drop"], LATER, {"consistency": "r-drop", "consistency_weight": 0.1}),
+    (["--method", "r-drop", "--rate", "0.2"], [triple("hidden", "element", 0.2, "inverted")],
+     {"consistency": "r-drop", "consistency_weight": 0.1}),
+    (["--method", "hiddencut", "--consistency", "js", "--consistency-weight", "0"], [HIDDENCUT],
+     {"consistency": "js", "consistency_weight": 0}),
+    (["--method", "hiddenkey-minus"], LATER, {}),
+]
+UNSET = {"consistency": "", "consistency_weight": 0.1}
+
+
+def check_consistency(options, dropouts, consistency, model, data, output):
+    what, names = " ".join(options), ["consistency", "consistency_weight"]
+    check(options, dropouts, model, data, output)
+    recipe = json.loads((output / "lodrop.json").read_text())
+    expect(f"{what}: lodrop.json", {name: recipe[name] for name in names if name in recipe} == consistency, recipe)
+    config = json.loads(must(train(model, data, output, *options, "--print-config")).stdout)
+    expect(f"{what}: --print-config", {name: config[name] for name in names} == (consistency or UNSET), config)
+    line = json.loads((output / "metrics.jsonl").read_text().splitlines()[0])
+    expect(f"{what}: divergence in metrics.jsonl", line.get("divergence", 0) > 0 if consistency else
+           "divergence" not in line, line)
+
+
 def check_layers_of_input(model, data, output):
     """PEFT has no word for other rates in other layers."""
     options = ["--drop", "lora_input:element:0.1:inverted:1"]
@@ -90,4 +116,6 @@ for number, (options, dropouts) in enumerate(DROPOUTS):
     check(options, dropouts, MODEL, DATA, folder / f"output{number}")
 check_layers_of_input(MODEL, DATA, folder / "layers")
 check_models_own(folder, DATA)
+for number, (options, dropouts, consistency) in enumerate(CONSISTENCIES):
+    check_consistency(options, dropouts, consistency, MODEL, DATA, folder / f"consistency{number}")
 finish()

@@ -18,6 +18,10 @@ ELEMENT_AND_SPAN = ["--drop", "attn_weight:element:0.1:inverted:0", "--drop", "a
 HIDDENKEY_MINUS = ["--method", "hiddenkey-minus", "--rate", "0.2"]
 ACTIVATIONS = ["--drop", "hidden:column:0.2:inverted:0", "--drop", "ffn_output:span:0.3:none:later-half",
                "--drop", "ffn_middle:element:0.2", "--drop", "embedding:element:0.1:inference"]
+HIDDENKEY = ["--method", "hiddenkey", "--rate", "0.2"]
+R_DROP = ["--method", "r-drop", "--consistency-weight", "1", "--lora-dropout", "0.1"]
+JS = ["--drop", "attn_weight:element:0.2:inverted:1", "--drop", "ffn_middle:column:0.2:inverted:1",
+      "--consistency", "js", "--consistency-weight", "1"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
 
 
@@ -118,6 +122,18 @@ def check_rate_of_0(folder, model, data):
         subject.expect_same(f"{what} of rate 0", subject.train(what, *ONE_BATCH, *options))
 
 
+def check_equal_branches(folder, model, data):
+    """Without a rate both passes are one: the gradients of the loss alone, and nothing between the passes."""
+    subject = Subject(folder, "one pass", model, data, method=["--method", "lora"])
+    for what, options in [("hiddenkey", ["--method", "hiddenkey"]), ("r-drop", ["--method", "r-drop"]),
+                          ("js", ["--method", "hiddencut", "--consistency", "js"])]:
+        output = subject.train(what, *ONE_BATCH, *options, "--rate", "0")
+        expect(f"{what} of rate 0: adapter", adapter(output) == adapter(subject.base), "the bytes differ")
+        lines, alone = metrics(output), metrics(subject.base)
+        apart = [line.pop("divergence") for line in lines]
+        expect(f"{what} of rate 0: metrics", lines == alone and apart == STEPS * [0], (apart, lines[-1], alone[-1]))
+
+
 def write_stories_data(folder, text):
     """From a long text: a plain one, and prompts with completions of random lengths."""
     rng = random.Random(5)
@@ -133,10 +149,14 @@ def subjects(folder):
     model = write_model(folder / "model")
     texts, completions = write_texts(folder / "texts.jsonl"), write_completions(folder / "completions.jsonl")
     check_rate_of_0(folder, model, texts)
+    check_equal_branches(folder, model, completions)
     for subject in [Subject(folder, "small texts", model, texts),
                     Subject(folder, "dropkey", model, texts, method=DROPKEY),
                     Subject(folder, "element and span", model, texts, method=ELEMENT_AND_SPAN),
                     Subject(folder, "hiddenkey minus", model, texts, method=HIDDENKEY_MINUS),
+                    Subject(folder, "hiddenkey", model, completions, method=HIDDENKEY),
+                    Subject(folder, "r-drop", model, texts, method=R_DROP),
+                    Subject(folder, "js", model, texts, method=JS),
                     Subject(folder, "activations", model, completions, method=ACTIVATIONS),
                     Subject(folder, "dropattention", model, completions, method=DROPATTENTION)]:
         check_ref(subject)
@@ -149,6 +169,7 @@ def subjects(folder):
         yield Subject(folder, "stories plain", found[0], plain, "--max-length", "64")
         yield Subject(folder, "stories pairs", found[0], pairs)
         yield Subject(folder, "stories dropkey", found[0], plain, "--max-length", "160", method=DROPKEY)
+        yield Subject(folder, "stories hiddenkey", found[0], plain, "--max-length", "96", method=HIDDENKEY)
         yield Subject(folder, "stories activations", found[0], plain, "--max-length", "96", method=ACTIVATIONS)
 
 

@@ -127,7 +127,8 @@ static void run(twin *t, const model_batch *b, enum llama_mode mode, unsigned th
     limits.threads = threads;
     batch.row = b->row, batch.target = b->target;
     must(llama_open(&llama, &t->model, &t->lora, &limits, f), f);
-    must(llama_forward(llama, &batch, f) && llama_loss(llama, &batch, losses, f) && llama_backward(llama, &batch, f),
+    must(llama_forward(llama, &batch, f) && llama_loss(llama, &batch, &(struct llama_losses){.loss = losses}, f) &&
+             llama_backward(llama, &batch, f),
          f);
     llama_close(llama);
     lora_finish_gradient(&t->lora, 1);
