@@ -21,9 +21,9 @@ class Site:
     position: int
     dropped: Dropped
 
-    def factor(self, seed, draw, tokens, width):
+    def factor(self, seed, draw, tokens, width, instance):
         """[tokens or 1][width or 1]"""
-        dropped, where = self.dropped, philox.site(philox.DOMAIN_TRAIN, self.layer, self.position)
+        dropped, where = self.dropped, philox.site(philox.DOMAIN_TRAIN, self.layer, self.position, instance=instance)
         if dropped.pattern == "span":
             keep = philox.span(seed, where, draw, tokens, dropped.p)[:, None]
         else:
@@ -61,10 +61,16 @@ class ActivationMasks:
                                              if isinstance(y, tuple) else self.apply(site, y))
 
     def apply(self, site, x):
-        draw, tokens = self.visit
+        if self.visit is None:
+            return x
+        draw, tokens, instance = self.visit
         assert x.shape[:2] == (1, tokens), f"{tuple(x.shape)} for {tokens} tokens"
-        return x * site.factor(self.seed, draw, tokens, x.shape[2])
+        return x * site.factor(self.seed, draw, tokens, x.shape[2], instance)
 
-    def set(self, draw, tokens):
-        """For the example visit of that number, with so many tokens fed."""
-        self.visit = draw, tokens
+    def clear(self):
+        """Drops nothing."""
+        self.visit = None
+
+    def set(self, draw, tokens, instance=0):
+        """For the example visit of that number, with so many tokens fed; instance 1: a second pass."""
+        self.visit = draw, tokens, instance

@@ -34,10 +34,10 @@ class AttentionMasks:
                 self.places += [(module, here[0])] if here else []
         assert self.places
 
-    def one_head(self, dropped, layer, head, draw, tokens):
+    def one_head(self, dropped, layer, head, draw, tokens, instance):
         """Keep bits [queries][keys]."""
         position = {"attn_logit": philox.POSITION_ATTN_LOGIT, "attn_weight": philox.POSITION_ATTN_WEIGHT}
-        where = philox.site(philox.DOMAIN_TRAIN, layer, position[dropped.position], head)
+        where = philox.site(philox.DOMAIN_TRAIN, layer, position[dropped.position], head, instance)
         if dropped.pattern == "element":
             return philox.cells(self.seed, where, draw, range(tokens), range(tokens), dropped.p)
         if dropped.pattern == "column":
@@ -46,12 +46,18 @@ class AttentionMasks:
             keys = philox.span(self.seed, where, draw, tokens, dropped.p)[None]
         return keys.repeat(tokens, axis=0)
 
-    def set(self, draw, tokens):
-        """For the example visit of that number, with so many tokens fed."""
+    def clear(self):
+        """Drops nothing."""
+        for module, _ in self.places:
+            module.dropped = None
+
+    def set(self, draw, tokens, instance=0):
+        """For the example visit of that number, with so many tokens fed; instance 1: a second pass."""
         for module, dropped in self.places:
             heads, group = module.config.num_attention_heads, module.num_key_value_groups
             shared = group if dropped.per_kv_head else 1
-            keep = [self.one_head(dropped, module.layer_idx, head // shared, draw, tokens) for head in range(heads)]
+            keep = [self.one_head(dropped, module.layer_idx, head // shared, draw, tokens, instance)
+                    for head in range(heads)]
             rate = 1 - philox.threshold(dropped.p) / 65536  # the rate that the masks really have
             module.dropped = torch.from_numpy(np.stack(keep)), dropped.compensation, rate
 
@@ -81,7 +87,7 @@ def plain_attention(module, query, key, value, attention_mask, scaling, **_):
     visible = torch.ones(logits.shape[1:], dtype=torch.bool).tril()
     largest = logits.masked_fill(~visible, -torch.inf).amax(-1, keepdim=True).detach()
     exponentials = torch.exp(torch.where(visible, logits - largest, -torch.inf))
-    if hasattr(module, "dropped"):
+    if getattr(module, "dropped", None):
         weights = drop(exponentials, *module.dropped)
     else:
         weights = exponentials / exponentials.sum(-1, keepdim=True)

@@ -21,8 +21,8 @@ def philox(seed, c0, c1, c2, c3):
     return np.stack([c0, c1, c2, c3])
 
 
-def site(domain, layer, position, head=0):
-    return domain << 30 | layer << 20 | position << 14 | head
+def site(domain, layer, position, head=0, instance=0):
+    return domain << 30 | layer << 20 | position << 14 | instance << 8 | head
 
 
 def threshold(p):

@@ -59,9 +59,11 @@ class InjectedMask(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.factor = None  # [tokens][n_in]
+        self.factor = None  # [tokens][n_in]; None: 1
 
     def forward(self, x):
+        if self.factor is None:
+            return x
         assert x.shape[1:] == self.factor.shape, f"a mask of {self.factor.shape} for {x.shape}"
         return x * self.factor
 
@@ -82,16 +84,21 @@ class Masks:
                 self.places.append((int(found[1]), found[2], layer.in_features, layer.lora_dropout["default"]))
         assert self.places
 
-    def dump(self, layer, module, draw, rows, cols):
+    def dump(self, layer, module, draw, instance, rows, cols):
         out = self.context.run("lodrop-mask", seed=self.seed, p=self.p, layer=layer, module=module, draw=draw,
-                               rows=rows, cols=cols)
+                               instance=instance, rows=rows, cols=cols)
         assert len(out) == rows * cols
         return torch.frombuffer(bytearray(out), dtype=torch.uint8).reshape(rows, cols)
 
-    def set(self, draw, tokens):
-        """For the example visit of that number, with so many tokens fed."""
+    def clear(self):
+        """Drops nothing."""
+        for *_, place in self.places:
+            place.factor = None
+
+    def set(self, draw, tokens, instance=0):
+        """For the example visit of that number, with so many tokens fed; instance 1: a second pass."""
         for layer, module, n_in, place in self.places:
-            place.factor = self.dump(layer, module, draw, tokens, n_in).double() / self.keep
+            place.factor = self.dump(layer, module, draw, instance, tokens, n_in).double() / self.keep
 
 
 def backward(model, examples, draws, masks=()):
