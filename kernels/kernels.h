@@ -120,13 +120,17 @@ typedef void lod_weight_panel_f32_fn(const lod_weight_panel_args *args);
 
 /// The tall-skinny products of a low-rank layer, U (x = X, a = A) and dU (x = dY, a = B'):
 ///     u[t][q] = sum16(k: select(keep[t][k], x[t][k], +0) a[q][k]) * scale
+/// With columns, over those of x alone whose bit is set, the k-th of them at column[k]; a holds them
+/// side by side, and +0 to the end of a vector of 16:
+///     u[t][q] = sum16(k: x[t][column[k]] a[q][k]) * scale
 typedef struct lod_rank_dot_args {
     size_t tokens, n, r;
     const float *x; // [tokens][ldx]
     size_t ldx;
     const uint8_t *keep; // [tokens][ldkeep] bits; NULL: everything is kept
     size_t ldkeep;       // bytes
-    const float *a;      // [r][lda]
+    const uint8_t *columns; // [n] bits, the same for all tokens, or NULL; not beside keep
+    const float *a;         // [r][lda]
     size_t lda;
     float scale;
     float *u; // [tokens][ldu]
@@ -136,6 +140,7 @@ typedef void lod_rank_dot_f32_fn(const lod_rank_dot_args *args);
 
 /// One leaf of an adapter's gradient over the tokens of a segment, dA (s = dU, x = X) and dB' (s = U, x = dY):
 ///     acc = +0;  acc = fma(s[t][q], select(keep[t][j], x[t][j], +0), acc) for t ascending;  g[q][j] = acc * scale
+/// With columns, g[q][j] = +0 where their bit is not set.
 typedef struct lod_rank_grad_args {
     size_t tokens, n, r;
     const float *s; // [tokens][lds]
@@ -144,7 +149,8 @@ typedef struct lod_rank_grad_args {
     size_t ldx;
     const uint8_t *keep; // [tokens][ldkeep] bits; NULL: everything is kept
     size_t ldkeep;       // bytes
-    size_t keep_col;     // the bit of column 0; a multiple of 16
+    const uint8_t *columns; // bits, the same for all tokens, or NULL; not beside keep
+    size_t keep_col;        // the bit of column 0, in either; a multiple of 16
     float scale;
     float *g; // [r][ldg]
     size_t ldg;

@@ -82,6 +82,64 @@ CHECK_KERNEL(rank_dot_f32, 0x5f2e44e7f4a007e9) {
     check_dot(kernel, MANY_TOKENS, 50, MANY_RANKS, false, 0);
 }
 
+// Every column whose bit is not set becomes NaN.
+static void poison_columns(float *x, size_t ldx, size_t rows, size_t cols, const uint8_t *columns, size_t first) {
+    for (size_t j = 0; j < cols; j++) {
+        for (size_t i = 0; i < rows && !lod_ref_kept(columns, 0, 0, first + j); i++) {
+            x[i * ldx + j] = NAN;
+        }
+    }
+}
+
+// The bits of a product over some columns are those of the product over columns that were moved together before.
+static void check_dot_columns(const lod_kernel *kernel, size_t tokens, size_t n, size_t r, double rate) {
+    check_shape("tokens=%zu n=%zu r=%zu columns, rate=%g", tokens, n, r, rate);
+    lod_rank_dot_args t = {.tokens = tokens, .n = n, .r = r, .ldx = n + 3, .ldu = r + 2, .scale = 1.7f};
+    size_t there = 0;
+    t.columns = check_keep(1, n, (n + 7) / 8, rate);
+    for (size_t j = 0; j < n; j++) {
+        there += lod_ref_kept(t.columns, 0, 0, j);
+    }
+    t.lda = (there + 15) / 16 * 16 + 1;
+    float *x = check_floats("x", CHECK_INOUT, tokens, n, t.ldx);
+    t.x = x;
+    float *a = check_floats("a", CHECK_INOUT, r, t.lda - 1, t.lda);
+    t.a = a;
+    for (size_t i = 0; i < r * (t.lda - 1 - there); i++) {
+        a[i % r * t.lda + there + i / r] = 0;
+    }
+    t.u = check_floats("u", CHECK_OUT, tokens, r, t.ldu);
+    float *together = check_floats("together", CHECK_INOUT, tokens, there, there);
+    for (size_t i = 0; i < tokens; i++) {
+        size_t k = 0;
+        for (size_t j = 0; j < n; j++) {
+            if (lod_ref_kept(t.columns, 0, 0, j)) together[i * there + k++] = x[i * t.ldx + j];
+        }
+    }
+    lod_rank_dot_args plain = t;
+    plain.columns = NULL, plain.n = plain.ldx = there, plain.x = together;
+    plain.u = check_floats("plain u", CHECK_OUT, tokens, r, t.ldu);
+    kernel->fn.rank_dot_f32(&plain);
+    poison_columns(x, t.ldx, tokens, n, t.columns, 0);
+    CHECK_CALL(kernel->fn.rank_dot_f32(&t));
+    for (size_t i = 0; i < tokens; i++) {
+        check_bytes_equal("u", t.u + i * t.ldu, plain.u + i * t.ldu, r * sizeof *t.u);
+    }
+    check_share(t.u);
+}
+
+CHECK_KERNEL_AS(rank_dot_columns, rank_dot_f32, 0x1107fca82317fe3b) {
+    for (size_t i = 0; i < COUNT(token_counts); i++) {
+        for (size_t n = 0; n < COUNT(widths); n++) {
+            for (size_t r = 0; r < COUNT(ranks); r++) {
+                check_dot_columns(kernel, token_counts[i], widths[n], ranks[r], rates[(i + n + r) % COUNT(rates)]);
+            }
+        }
+    }
+    check_dot_columns(kernel, MANY_TOKENS, MANY_COLUMNS, 3, 0.1);
+    check_dot_columns(kernel, 7, MANY_COLUMNS, MANY_RANKS, 0.5);
+}
+
 static void check_grad(const lod_kernel *kernel, size_t tokens, size_t n, size_t r, bool masked, double rate) {
     check_shape("tokens=%zu n=%zu r=%zu %s rate=%g", tokens, n, r, masked ? "masked" : "whole", rate);
     lod_rank_grad_args t = {.tokens = tokens, .n = n, .r = r, .lds = r + 2, .ldx = n + 3, .ldg = n + 5, .keep_col = 48};
@@ -137,4 +195,41 @@ CHECK_KERNEL(rank_grad_f32, 0xe347c41d884b97a4) {
     check_grad(kernel, MANY_TOKENS, MANY_COLUMNS, 3, true, 0.1);
     check_grad(kernel, 7, MANY_COLUMNS, MANY_RANKS, true, 0.1);
     check_grad(kernel, MANY_TOKENS, 50, MANY_RANKS, false, 0);
+}
+
+// The bits of a leaf over some columns are those of the leaf over all of them, zeros in the others.
+static void check_grad_columns(const lod_kernel *kernel, size_t tokens, size_t n, size_t r, double rate) {
+    check_shape("tokens=%zu n=%zu r=%zu columns, rate=%g", tokens, n, r, rate);
+    lod_rank_grad_args t = {.tokens = tokens, .n = n, .r = r, .lds = r + 2, .ldx = n + 3, .ldg = n + 5, .keep_col = 48};
+    t.scale = 1.7f;
+    float *x = check_floats("x", CHECK_INOUT, tokens, n, t.ldx);
+    t.x = x;
+    t.s = check_floats("s", CHECK_IN, tokens, r, t.lds);
+    t.g = check_floats("g", CHECK_OUT, r, n, t.ldg);
+    lod_rank_grad_args plain = t;
+    plain.g = check_floats("plain g", CHECK_OUT, r, n, t.ldg);
+    kernel->fn.rank_grad_f32(&plain);
+    t.columns = check_keep(1, t.keep_col + n, (t.keep_col + n + 7) / 8, rate);
+    for (size_t i = 0; i < r * n; i++) {
+        if (!lod_ref_kept(t.columns, 0, 0, t.keep_col + i % n)) plain.g[i / n * t.ldg + i % n] = 0;
+    }
+    poison_columns(x, t.ldx, tokens, n, t.columns, t.keep_col);
+    CHECK_CALL(kernel->fn.rank_grad_f32(&t));
+    for (size_t q = 0; q < r; q++) {
+        check_bytes_equal("g", t.g + q * t.ldg, plain.g + q * t.ldg, n * sizeof *t.g);
+    }
+    check_share(t.g);
+}
+
+CHECK_KERNEL_AS(rank_grad_columns, rank_grad_f32, 0xdb1a1acb0440303f) {
+    for (size_t i = 0; i < COUNT(token_counts); i++) {
+        for (size_t n = 1; n < COUNT(widths); n++) {
+            for (size_t r = 0; r < COUNT(ranks); r++) {
+                check_grad_columns(kernel, 3 * token_counts[i] - 3, widths[n], ranks[r],
+                                 rates[(i + n + r) % COUNT(rates)]);
+            }
+        }
+    }
+    check_grad_columns(kernel, MANY_TOKENS, MANY_COLUMNS, 3, 0.1);
+    check_grad_columns(kernel, 7, MANY_COLUMNS, MANY_RANKS, 0.5);
 }

@@ -212,6 +212,29 @@ LOD_INLINE v16 v16_keep(m16 m, v16 a) {
     return (v16){_mm256_and_ps(m.lo, a.lo), _mm256_and_ps(m.hi, a.hi)};
 }
 
+// Byte i of LOD_LANES(bits): the place of the i-th bit that is set, of 8.
+#define LOD_LANE(bits, i, rest)                                                                                        \
+    ((rest) << 8 * ((bits) >> (i) & 1) | (uint64_t)((bits) >> (i) & 1) * (i))
+#define LOD_LANES(bits)                                                                                                \
+    LOD_LANE(bits, 0, LOD_LANE(bits, 1, LOD_LANE(bits, 2, LOD_LANE(bits, 3, LOD_LANE(bits, 4, LOD_LANE(bits, 5,        \
+    LOD_LANE(bits, 6, LOD_LANE(bits, 7, (uint64_t)0))))))))
+#define LOD_LANES_4(bits) LOD_LANES(bits), LOD_LANES((bits) + 1), LOD_LANES((bits) + 2), LOD_LANES((bits) + 3)
+#define LOD_LANES_16(bits)                                                                                             \
+    LOD_LANES_4(bits), LOD_LANES_4((bits) + 4), LOD_LANES_4((bits) + 8), LOD_LANES_4((bits) + 12)
+#define LOD_LANES_64(bits)                                                                                             \
+    LOD_LANES_16(bits), LOD_LANES_16((bits) + 16), LOD_LANES_16((bits) + 32), LOD_LANES_16((bits) + 48)
+
+LOD_INLINE __m256 v16_pack_8(__m256 a, uint32_t bits) {
+    static const uint64_t lanes[256] = {LOD_LANES_64(0), LOD_LANES_64(64), LOD_LANES_64(128), LOD_LANES_64(192)};
+    return _mm256_permutevar8x32_ps(a, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)&lanes[bits])));
+}
+
+// Stores the lanes whose bit is set, side by side; whatever else is in the 16 floats at p is lost.
+LOD_INLINE void v16_pack(float *p, v16 a, uint32_t bits) {
+    _mm256_storeu_ps(p, v16_pack_8(a.lo, bits & 255));
+    _mm256_storeu_ps(p + __builtin_popcount(bits & 255), v16_pack_8(a.hi, bits >> 8));
+}
+
 LOD_INLINE float v16_sum(v16 a) {
     __m256 s8 = _mm256_add_ps(a.lo, a.hi);
     __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));

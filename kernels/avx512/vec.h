@@ -157,6 +157,11 @@ LOD_INLINE v16 v16_keep(m16 m, v16 a) {
     return _mm512_maskz_mov_ps(m, a);
 }
 
+// Stores the lanes whose bit is set, side by side; whatever else is in the 16 floats at p is lost.
+LOD_INLINE void v16_pack(float *p, v16 a, uint32_t bits) {
+    _mm512_storeu_ps(p, _mm512_maskz_compress_ps((__mmask16)bits, a));
+}
+
 LOD_INLINE float v16_sum(v16 a) {
     __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
     __m128 s4 = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));

@@ -242,6 +242,27 @@ LOD_INLINE v16 v16_max(v16 a, v16 b) {
     return v16_select(greater, a, b);
 }
 
+LOD_INLINE float32x4_t v16_pack_4(float32x4_t a, uint32_t bits) {
+#define LANE(i) 4 * i, 4 * i | 1, 4 * i | 2, 4 * i | 3
+    static const uint8_t lanes[16][16] = {
+        {0},                         {LANE(0)},                   {LANE(1)},
+        {LANE(0), LANE(1)},          {LANE(2)},                   {LANE(0), LANE(2)},
+        {LANE(1), LANE(2)},          {LANE(0), LANE(1), LANE(2)}, {LANE(3)},
+        {LANE(0), LANE(3)},          {LANE(1), LANE(3)},          {LANE(0), LANE(1), LANE(3)},
+        {LANE(2), LANE(3)},          {LANE(0), LANE(2), LANE(3)}, {LANE(1), LANE(2), LANE(3)},
+        {LANE(0), LANE(1), LANE(2), LANE(3)}};
+#undef LANE
+    return vreinterpretq_f32_u8(vqtbl1q_u8(vreinterpretq_u8_f32(a), vld1q_u8(lanes[bits & 15])));
+}
+
+// Stores the lanes whose bit is set, side by side; whatever else is in the 16 floats at p is lost.
+LOD_INLINE void v16_pack(float *p, v16 a, uint32_t bits) {
+    vst1q_f32(p, v16_pack_4(a.a, bits));
+    vst1q_f32(p + __builtin_popcount(bits & 0xf), v16_pack_4(a.b, bits >> 4));
+    vst1q_f32(p + __builtin_popcount(bits & 0xff), v16_pack_4(a.c, bits >> 8));
+    vst1q_f32(p + __builtin_popcount(bits & 0xfff), v16_pack_4(a.d, bits >> 12));
+}
+
 LOD_INLINE float v16_sum(v16 a) {
     float32x4_t s4 = vaddq_f32(vaddq_f32(a.a, a.c), vaddq_f32(a.b, a.d));
     float32x2_t s2 = vadd_f32(vget_low_f32(s4), vget_high_f32(s4));

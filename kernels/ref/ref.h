@@ -45,7 +45,8 @@ typedef struct lod_rank_dot_f64_args {
     size_t ldx;
     const uint8_t *keep; // [tokens][ldkeep] bits, or NULL
     size_t ldkeep;
-    const double *a; // [r][lda]
+    const uint8_t *columns; // [n] bits, or NULL
+    const double *a;        // [r][lda]
     size_t lda;
     double scale;
     double *u; // [tokens][ldu]
@@ -60,7 +61,9 @@ typedef struct lod_rank_grad_f64_args {
     const double *x; // [tokens][ldx]
     size_t ldx;
     const uint8_t *keep; // [tokens][ldkeep] bits, or NULL
-    size_t ldkeep, keep_col;
+    size_t ldkeep;
+    const uint8_t *columns; // bits, or NULL
+    size_t keep_col;
     double scale;
     double *g; // [r][ldg]
     size_t ldg;

@@ -1,9 +1,9 @@
 // The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
 // with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. A block of X is copied where it has a
-// mask (dropped cells become +0 by selection), does not end on a vector, or is read across its rows (their distance may
-// be a power of two); then a register tile runs over it for every group of ranks, so that tiles know neither masks nor
-// column tails. Tiles of 8, 4, 2 and 1 ranks are one inline function with a constant; accumulators have names because
-// gcc spills arrays of them.
+// mask (dropped cells become +0 by selection), lacks columns (those that are there move together), does not end on a
+// vector, or is read across its rows (their distance may be a power of two); then a register tile runs over it for every
+// group of ranks, so that tiles know neither masks nor column tails. Tiles of 8, 4, 2 and 1 ranks are one inline function
+// with a constant; accumulators have names because gcc spills arrays of them.
 #include <string.h>
 
 #include "kernels.h"
@@ -12,9 +12,16 @@
 enum {
     DOT_BLOCK_RANKS = 8, // their rows of A, DOT_BLOCK_DEPTH of them at a time, take a quarter of the first cache
     DOT_BLOCK_DEPTH = 256,
-    DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
+    DOT_COPY_RANKS = 32,              // share one copy of X
+    DOT_SUMS = 16 * DOT_COPY_RANKS,   // floats of the sums of a token, 16 lanes each
+    DOT_PACK_COLUMNS = 512,
+    DOT_COPY_LD = DOT_PACK_COLUMNS + 32, // what is left of the block before, and what v16_pack spills
     GRAD_BLOCK_TOKENS = 64,
     GRAD_BLOCK_COLUMNS = 64,
+    PACK_BLOCK_TOKENS = 32,
+    PACK_BLOCK_COLUMNS = 128, // half of them kept: as many as in a block of all
+    PACK_LD = PACK_BLOCK_COLUMNS + 16,
+    PACK_ROWS = 4, // share the bits
 };
 
 static size_t smaller(size_t a, size_t b) {
@@ -27,6 +34,33 @@ LOD_INLINE void copy_kept(const float *x, const uint8_t *keep, size_t n, float *
         v16 row = v16_load_row(x + j, n - j);
         v16_store(block + j, keep ? v16_keep(m16_load_row(keep + j / 8, n - j), row) : row);
     }
+}
+
+// The bits of the next up to 16 columns, zeros from column n on.
+LOD_INLINE uint32_t load_bits(const uint8_t *bits, size_t left) {
+    uint16_t both = *bits;
+    if (left > 8) {
+        memcpy(&both, bits, sizeof both);
+    }
+    return left < 16 ? both & ((1u << left) - 1) : both;
+}
+
+// Moves the columns of n that are there together, in each row of a tile, and 16 zeros behind them; returns how many they
+// are.
+LOD_INLINE size_t pack_tile(const float *x, size_t ldx, size_t rows, const uint8_t *columns, size_t n, float *packed,
+                            size_t ldpacked) {
+    size_t count = 0;
+    for (size_t j = 0; j < n; j += 16) {
+        const uint32_t bits = load_bits(columns + j / 8, n - j);
+        for (size_t i = 0; i < rows; i++) {
+            v16_pack(packed + i * ldpacked + count, v16_load_row(x + i * ldx + j, n - j), bits);
+        }
+        count += (size_t)__builtin_popcount(bits);
+    }
+    for (size_t i = 0; i < rows; i++) {
+        v16_store(packed + i * ldpacked + count, v16_zero());
+    }
+    return count;
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -114,44 +148,106 @@ static void dot_depth(const float *x, size_t ldx, const float *a, size_t lda, si
     }
 }
 
-// u[t][q] for the tokens t0 .. t0 + tokens - 1 of one tile and ranks q0 .. q0 + r - 1. A missing token of the last tile
-// is played by the last one there is.
-static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
-    _Alignas(64) float copy[LOD_DOT_TOKENS][DOT_BLOCK_DEPTH];
+// One tile of up to LOD_DOT_TOKENS tokens and DOT_COPY_RANKS ranks.
+typedef struct dot_block {
+    const lod_rank_dot_args *args;
+    size_t t0, tokens, q0, r;
+    _Alignas(64) float copy[LOD_DOT_TOKENS][DOT_COPY_LD];
     _Alignas(64) float sum[LOD_DOT_TOKENS][DOT_SUMS];
-    size_t k = 0;
-    if (r % 4) {
-        memset(sum, 0, sizeof sum); // sums are added up four at a time
+} dot_block;
+
+static void dot_all_ranks(dot_block *b, const float *x, size_t ldx, size_t k, size_t depth) {
+    const float *a = b->args->a + b->q0 * b->args->lda + k;
+    for (size_t q = 0; q < b->r; q += DOT_BLOCK_RANKS) {
+        dot_depth(x, ldx, a + q * b->args->lda, b->args->lda, depth, smaller(DOT_BLOCK_RANKS, b->r - q), k == 0,
+                  b->sum[0] + 16 * q);
     }
+}
+
+// A missing token of the last tile is played by the last one there is.
+static void dot_whole(dot_block *b) {
+    const lod_rank_dot_args *args = b->args;
+    size_t k = 0;
     do { // once even without a column: the sums are zeros then
         size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k), ldx = args->ldx;
-        const float *x = args->x + t0 * ldx + k;
-        if (args->keep || tokens < LOD_DOT_TOKENS || depth % 16) {
+        const float *x = args->x + b->t0 * ldx + k;
+        if (args->keep || b->tokens < LOD_DOT_TOKENS || depth % 16) {
             for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
-                size_t t = t0 + smaller(i, tokens - 1);
+                size_t t = b->t0 + smaller(i, b->tokens - 1);
                 const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
-                copy_kept(args->x + t * args->ldx + k, keep, depth, copy[i]);
+                copy_kept(args->x + t * args->ldx + k, keep, depth, b->copy[i]);
             }
-            x = copy[0], ldx = DOT_BLOCK_DEPTH;
+            x = b->copy[0], ldx = DOT_COPY_LD;
         }
-        dot_depth(x, ldx, args->a + q0 * args->lda + k, args->lda, depth, r, k == 0, sum[0]);
+        dot_all_ranks(b, x, ldx, k, depth);
         k += DOT_BLOCK_DEPTH;
     } while (k < args->n);
-    for (size_t i = 0; i < tokens; i++) {
-        for (size_t q = 0; q < r; q += 4) {
+}
+
+// Columns j .. j + n - 1 behind the `fill` floats that are in the rows of the copy; returns how many there are now.
+static size_t dot_pack(dot_block *b, size_t j, size_t n, size_t fill) {
+    const float *x = b->args->x + b->t0 * b->args->ldx + j;
+    const uint8_t *columns = b->args->columns + j / 8;
+    size_t count = 0;
+    if (b->tokens == LOD_DOT_TOKENS) {
+        count = pack_tile(x, b->args->ldx, LOD_DOT_TOKENS, columns, n, b->copy[0] + fill, DOT_COPY_LD);
+    } else {
+        for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
+            const float *row = x + smaller(i, b->tokens - 1) * b->args->ldx;
+            count = pack_tile(row, 0, 1, columns, n, b->copy[i] + fill, 0);
+        }
+    }
+    return fill + count;
+}
+
+// The same over the columns that are there. Whole vectors of them are used up, the rest waits for the next block; the
+// last vector is filled with zeros.
+static void dot_packed(dot_block *b) {
+    size_t k = 0, fill = 0, j = 0;
+    do {
+        size_t n = smaller(DOT_PACK_COLUMNS, b->args->n - j), used;
+        fill = dot_pack(b, j, n, fill);
+        j += DOT_PACK_COLUMNS;
+        used = (j < b->args->n ? fill : fill + 15) / 16 * 16;
+        if (used > 0 || j >= b->args->n) {
+            dot_all_ranks(b, b->copy[0], DOT_COPY_LD, k, used);
+        }
+        for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
+            v16_store(b->copy[i], v16_load(b->copy[i] + used));
+        }
+        k += used, fill -= smaller(fill, used);
+    } while (j < b->args->n);
+}
+
+static void dot_tokens(dot_block *b) {
+    const lod_rank_dot_args *args = b->args;
+    for (size_t i = 0; i < LOD_DOT_TOKENS && b->r % 4; i++) {
+        memset(b->sum[i] + 16 * (b->r / 4 * 4), 0, 4 * 16 * sizeof(float)); // sums are added up four at a time
+    }
+    if (args->columns) {
+        dot_packed(b);
+    } else {
+        dot_whole(b);
+    }
+    for (size_t i = 0; i < b->tokens; i++) {
+        for (size_t q = 0; q < b->r; q += 4) {
             float four[4];
-            v16_sum4(sum[i] + 16 * q, four);
-            for (size_t j = 0; j < smaller(4, r - q); j++) {
-                args->u[(t0 + i) * args->ldu + q0 + q + j] = four[j] * args->scale;
+            v16_sum4(b->sum[i] + 16 * q, four);
+            for (size_t j = 0; j < smaller(4, b->r - q); j++) {
+                args->u[(b->t0 + i) * args->ldu + b->q0 + q + j] = four[j] * args->scale;
             }
         }
     }
 }
 
 void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
-    for (size_t t = 0; t < args->tokens; t += LOD_DOT_TOKENS) {
-        for (size_t q = 0; q < args->r; q += DOT_BLOCK_RANKS) {
-            dot_block(args, t, smaller(LOD_DOT_TOKENS, args->tokens - t), q, smaller(DOT_BLOCK_RANKS, args->r - q));
+    dot_block b;
+    b.args = args;
+    for (b.t0 = 0; b.t0 < args->tokens; b.t0 += LOD_DOT_TOKENS) {
+        b.tokens = smaller(LOD_DOT_TOKENS, args->tokens - b.t0);
+        for (b.q0 = 0; b.q0 < args->r; b.q0 += DOT_COPY_RANKS) {
+            b.r = smaller(DOT_COPY_RANKS, args->r - b.q0);
+            dot_tokens(&b);
         }
     }
 }
@@ -162,7 +258,8 @@ void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
 // What the tiles of one block share; sums wait in g between blocks of tokens.
 typedef struct grad_block {
     const lod_rank_grad_args *args;
-    const float *x; // [tokens][GRAD_BLOCK_COLUMNS]
+    const float *x; // [tokens][ldx]
+    size_t ldx;
     size_t t0, tokens, column;
     bool first, last;
 } grad_block;
@@ -198,7 +295,7 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t 
     for (size_t t = 0; t < b->tokens; t++) {
         v16 x0 = v16_load(x), x1 = two ? v16_load(x + 16) : v16_zero();
         GRAD_RANKS(GRAD_STEP)
-        x += GRAD_BLOCK_COLUMNS;
+        x += b->ldx;
         s += lds;
     }
     GRAD_RANKS(GRAD_STORE)
@@ -240,31 +337,82 @@ LOD_INLINE void prefetch_row(const float *row, size_t n) {
     }
 }
 
-void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
+static void prefetch_rows(const lod_rank_grad_args *args, size_t t, size_t tokens, size_t column, size_t columns) {
+    for (size_t end = smaller(args->tokens, t + tokens); t < end; t++) {
+        prefetch_row(args->x + t * args->ldx + column, columns);
+    }
+}
+
+// The sums of the next block of tokens.
+static void grad_next(grad_block *b, size_t tokens, size_t columns) {
+    b->tokens = tokens;
+    b->first = b->t0 == 0, b->last = b->t0 + tokens == b->args->tokens;
+    grad_columns(b, columns);
+    b->t0 += tokens;
+}
+
+static void grad_whole(const lod_rank_grad_args *args, size_t column, size_t columns) {
     _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
-    for (size_t j = 0; j < args->n; j += GRAD_BLOCK_COLUMNS) {
-        size_t columns = smaller(GRAD_BLOCK_COLUMNS, args->n - j), t0 = 0;
-        do { // once even without a token: the sums are zeros then
-            size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - t0);
-            for (size_t i = 0; i < tokens; i++) {
-                size_t t = t0 + i;
-                if (t + GRAD_BLOCK_TOKENS < args->tokens) {
-                    prefetch_row(args->x + (t + GRAD_BLOCK_TOKENS) * args->ldx + j, columns);
-                }
-                const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + (args->keep_col + j) / 8 : NULL;
-                copy_kept(args->x + t * args->ldx + j, keep, columns, block[i]);
-            }
-            grad_block b = {
-                .args = args,
-                .x = block[0],
-                .t0 = t0,
-                .tokens = tokens,
-                .column = j,
-                .first = t0 == 0,
-                .last = t0 + tokens == args->tokens,
-            };
-            grad_columns(&b, columns);
-            t0 += tokens;
-        } while (t0 < args->tokens);
+    grad_block b = {.args = args, .x = block[0], .ldx = GRAD_BLOCK_COLUMNS, .column = column};
+    do { // once even without a token: the sums are zeros then
+        size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - b.t0);
+        prefetch_rows(args, b.t0 + GRAD_BLOCK_TOKENS, tokens, column, columns);
+        for (size_t i = 0; i < tokens; i++) {
+            size_t t = b.t0 + i;
+            const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + (args->keep_col + column) / 8 : NULL;
+            copy_kept(args->x + t * args->ldx + column, keep, columns, block[i]);
+        }
+        grad_next(&b, tokens, columns);
+    } while (b.t0 < args->tokens);
+}
+
+// place[i] = the i-th column that is there; returns how many there are.
+static size_t list_places(const uint8_t *bits, size_t columns, uint8_t place[PACK_BLOCK_COLUMNS]) {
+    size_t count = 0;
+    for (size_t j = 0; j < columns; j++) {
+        place[count] = (uint8_t)j;
+        count += bits[j / 8] >> j % 8 & 1;
+    }
+    return count;
+}
+
+// Moves the sums of a block from where they lie, side by side, to their columns, zeros between them.
+static void grad_scatter(const lod_rank_grad_args *args, size_t column, size_t columns, const uint8_t *place,
+                         size_t count) {
+    for (size_t q = 0; q < args->r; q++) {
+        float sums[PACK_BLOCK_COLUMNS], *g = args->g + q * args->ldg + column;
+        memcpy(sums, g, count * sizeof *sums);
+        memset(g, 0, columns * sizeof *g);
+        for (size_t i = 0; i < count; i++) {
+            g[place[i]] = sums[i];
+        }
+    }
+}
+
+static void grad_packed(const lod_rank_grad_args *args, size_t column, size_t columns) {
+    _Alignas(64) float block[PACK_BLOCK_TOKENS * PACK_LD];
+    uint8_t place[PACK_BLOCK_COLUMNS];
+    const uint8_t *bits = args->columns + (args->keep_col + column) / 8;
+    const size_t count = list_places(bits, columns, place);
+    grad_block b = {.args = args, .x = block, .ldx = PACK_LD, .column = column};
+    do {
+        size_t tokens = smaller(PACK_BLOCK_TOKENS, args->tokens - b.t0), i = 0;
+        const float *x = args->x + b.t0 * args->ldx + column;
+        prefetch_rows(args, b.t0 + PACK_BLOCK_TOKENS, tokens, column, columns);
+        for (; i + PACK_ROWS <= tokens; i += PACK_ROWS) {
+            pack_tile(x + i * args->ldx, args->ldx, PACK_ROWS, bits, columns, block + i * PACK_LD, PACK_LD);
+        }
+        for (; i < tokens; i++) {
+            pack_tile(x + i * args->ldx, 0, 1, bits, columns, block + i * PACK_LD, 0);
+        }
+        grad_next(&b, tokens, count);
+    } while (b.t0 < args->tokens);
+    grad_scatter(args, column, columns, place, count);
+}
+
+void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
+    const size_t step = args->columns ? PACK_BLOCK_COLUMNS : GRAD_BLOCK_COLUMNS;
+    for (size_t j = 0; j < args->n; j += step) {
+        (args->columns ? grad_packed : grad_whole)(args, j, smaller(step, args->n - j));
     }
 }
