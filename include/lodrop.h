@@ -253,11 +253,21 @@ LOD_API void lod_grad_sum_finish(lod_grad_sum *sum, float *total);
 /// M is the element mask of the layer's input (PEFT's lora_dropout), inv = 1 / (1 - thr/65536) if inverted, else 1.
 /// backward: dU = s (dY B); dX = (M * inv) * (dU A) + dY W; leaves dA = inv dU' (M * X) and dB' = U' dY.
 /// Dropped cells of X are selected away: NaN in them does not reach U or dA.
+///
+/// LoRA Dropout (arXiv 2404.09610): lora_a drops columns of A, lora_b rows of B, never a rank: A diag(mA), diag(mB) B
+/// and s invA invB stand for A, B and s above. mA and mB are drawn for row 0, once for a step (lod_dropout.draw), a
+/// layer (site) and an instance (of lod_rows; those of a call may differ, and share its stream of W). Sums run over
+/// what is kept alone, so the work of U, dU, dA and dB shrinks with p; columns of dA and dB' that are dropped are +0;
+/// NaN in dropped columns of A and B', and of X and dY as far as the adapter sees them, reaches nothing. At inference,
+/// without masks, the adapter's mean takes s (1 - pA) (1 - pB) for s if the compensation is none, s itself if
+/// inverted.
 typedef struct lod_lowrank_args {
     lod_rows rows;       ///< T = start[count] tokens, at most the plan's
-    size_t rank;         ///< 0: frozen layer alone; then a, bt, u, scale, dropout are not read
+    size_t rank;         ///< 0: frozen layer alone; then a, bt, u, scale and dropouts are not read
     double scale;        ///< s
     lod_dropout dropout; ///< element; none or inverted
+    lod_dropout lora_a;  ///< LoRA Dropout's columns of A: column; none or inverted; not beside dropout
+    lod_dropout lora_b;  ///< and rows of B
     const float *x;      ///< [T][n_in]; backward reads it for dA
     size_t ldx;
     lod_weight w;    ///< W [n_out][n_in]
@@ -272,6 +282,7 @@ typedef struct lod_lowrank_args {
     size_t lddx;
     lod_grad_sum *da;  ///< leaves of rank * n_in floats; NULL: not wanted; backward only
     lod_grad_sum *dbt; ///< leaves of rank * n_out floats [rank][n_out]; NULL: not wanted; backward only
+    size_t instances;  ///< da and dbt are so many sums, one for each instance; 0: one for all of them
 } lod_lowrank_args;
 
 LOD_API lod_status lod_lowrank_forward(const lod_plan *plan, const lod_lowrank_args *args, void *workspace,

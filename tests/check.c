@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 enum {
-    OPERANDS = 96,
+    OPERANDS = 256,
     DOUBLES = 192,
     SLOT_BYTES = 1 << 24,
     GUARD_BYTES = 1 << 16,

@@ -149,6 +149,21 @@ static void check_lowrank(lowrank_call *call, bool backward) {
     LAYER_CALL("dropout", a.dropout.pattern = LOD_PATTERN_COLUMN);
     LAYER_CALL("dropout", a.dropout.compensation = LOD_COMPENSATION_INFERENCE);
     LAYER_CALL("compensation", a.dropout.compensation = (lod_compensation)9);
+    const lod_dropout columns = {.pattern = LOD_PATTERN_COLUMN, .p = 0.5};
+#define COLUMNS_CALL(field, change)                                                                                    \
+    LAYER_CALL(#field, a.dropout.p = 0; a.field = columns; change);                                                    \
+    LAYER_CALL(#field, a.dropout.p = 0; a.lora_a = a.lora_b = columns; change)
+    COLUMNS_CALL(lora_a, a.lora_a.p = 1);
+    COLUMNS_CALL(lora_a, a.lora_a.site = 1);
+    COLUMNS_CALL(lora_a, a.lora_a.pattern = LOD_PATTERN_ELEMENT);
+    COLUMNS_CALL(lora_a, a.lora_a.pattern = LOD_PATTERN_SPAN);
+    COLUMNS_CALL(lora_a, a.lora_a.compensation = LOD_COMPENSATION_INFERENCE);
+    COLUMNS_CALL(lora_a, a.lora_a.compensation = (lod_compensation)9);
+    COLUMNS_CALL(lora_b, a.lora_b.p = -1);
+    COLUMNS_CALL(lora_b, a.lora_b.pattern = LOD_PATTERN_ELEMENT);
+    COLUMNS_CALL(lora_b, a.lora_b.compensation = LOD_COMPENSATION_RENORMALISE);
+    LAYER_CALL("dropout", a.lora_a = columns);
+    LAYER_CALL("dropout", a.lora_b = columns);
     LAYER_CALL("rows", a.rows.start = NULL);
     LAYER_CALL("rows", a.rows.start = late);
     LAYER_CALL("rows", a.rows.start = descending);
@@ -174,6 +189,14 @@ static void check_lowrank(lowrank_call *call, bool backward) {
         LAYER_CALL("da", a.da = &full);
         LAYER_CALL("da", a.da = &narrow);
         LAYER_CALL("dbt", a.dbt = &da);
+        static const uint8_t second[] = {0, 1};
+        lod_grad_sum pair_a[] = {da, full}, pair_b[] = {dbt, dbt};
+        pair_a[1].count = 3;
+        LAYER_CALL("instances", a.instances = 65);
+        LAYER_CALL("rows", a.instances = 1; a.rows.instance = second);
+        LAYER_CALL("da", a.instances = 2; a.rows.instance = second; a.da = pair_a; a.dbt = pair_b);
+        pair_a[1] = da, pair_b[1].size++;
+        LAYER_CALL("dbt", a.instances = 2; a.da = pair_a; a.dbt = pair_b);
     }
     lod_plan_free(plan);
     lod_plan_free(other);

@@ -226,7 +226,8 @@ LOD_INLINE v16 v16_keep(m16 m, v16 a) {
 
 LOD_INLINE __m256 v16_pack_8(__m256 a, uint32_t bits) {
     static const uint64_t lanes[256] = {LOD_LANES_64(0), LOD_LANES_64(64), LOD_LANES_64(128), LOD_LANES_64(192)};
-    return _mm256_permutevar8x32_ps(a, _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)&lanes[bits])));
+    __m128i order = _mm_loadl_epi64((const __m128i *)(const void *)&lanes[bits]);
+    return _mm256_permutevar8x32_ps(a, _mm256_cvtepu8_epi32(order));
 }
 
 // Stores the lanes whose bit is set, side by side; whatever else is in the 16 floats at p is lost.

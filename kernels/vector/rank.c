@@ -1,9 +1,9 @@
 // The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
 // with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. A block of X is copied where it has a
 // mask (dropped cells become +0 by selection), lacks columns (those that are there move together), does not end on a
-// vector, or is read across its rows (their distance may be a power of two); then a register tile runs over it for every
-// group of ranks, so that tiles know neither masks nor column tails. Tiles of 8, 4, 2 and 1 ranks are one inline function
-// with a constant; accumulators have names because gcc spills arrays of them.
+// vector, or is read across its rows (their distance may be a power of two); then a register tile runs over it for
+// every group of ranks, so that tiles know neither masks nor column tails. Tiles of 8, 4, 2 and 1 ranks are one inline
+// function with a constant; accumulators have names because gcc spills arrays of them.
 #include <string.h>
 
 #include "kernels.h"
@@ -45,8 +45,8 @@ LOD_INLINE uint32_t load_bits(const uint8_t *bits, size_t left) {
     return left < 16 ? both & ((1u << left) - 1) : both;
 }
 
-// Moves the columns of n that are there together, in each row of a tile, and 16 zeros behind them; returns how many they
-// are.
+// Moves the columns of n that are there together, in each row of a tile, and 16 zeros behind them; returns how many
+// they are.
 LOD_INLINE size_t pack_tile(const float *x, size_t ldx, size_t rows, const uint8_t *columns, size_t n, float *packed,
                             size_t ldpacked) {
     size_t count = 0;
