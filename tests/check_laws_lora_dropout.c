@@ -471,9 +471,10 @@ CHECK_ONCE(lora_dropout_one_sum, 0) {
     same_rows(&l, &one, &apart);
     meaning bound = new_meaning(&l, true);
     mean(&bound);
+    const double gamma = check_gamma(leaf_roundings(&small, small.n_out));
     for (size_t i = 0; i < small.rank * small.n_in; i++) {
         double magnitude = bound.da[0][i] + bound.da[1][i] + bound.da[2][i];
         double want = (double)apart.da[0][i] + (double)apart.da[1][i] + (double)apart.da[2][i];
-        CHECK_THAT(fabs((double)one.da[0][i] - want) <= 2 * check_gamma(leaf_roundings(&small, small.n_out)) * magnitude);
+        CHECK_THAT(fabs((double)one.da[0][i] - want) <= 2 * gamma * magnitude);
     }
 }

@@ -128,7 +128,7 @@ static void check_dot_columns(const lod_kernel *kernel, size_t tokens, size_t n,
     check_share(t.u);
 }
 
-CHECK_KERNEL_AS(rank_dot_columns, rank_dot_f32, 0x1107fca82317fe3b) {
+CHECK_KERNEL_AS(rank_dot_f32_columns, rank_dot_f32, 0xbe0c7a72cd8e4393) {
     for (size_t i = 0; i < COUNT(token_counts); i++) {
         for (size_t n = 0; n < COUNT(widths); n++) {
             for (size_t r = 0; r < COUNT(ranks); r++) {
@@ -221,7 +221,7 @@ static void check_grad_columns(const lod_kernel *kernel, size_t tokens, size_t n
     check_share(t.g);
 }
 
-CHECK_KERNEL_AS(rank_grad_columns, rank_grad_f32, 0xdb1a1acb0440303f) {
+CHECK_KERNEL_AS(rank_grad_f32_columns, rank_grad_f32, 0x2c673a4b008b7d4f) {
     for (size_t i = 0; i < COUNT(token_counts); i++) {
         for (size_t n = 1; n < COUNT(widths); n++) {
             for (size_t r = 0; r < COUNT(ranks); r++) {
