@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 DOMAIN_TRAIN, DOMAIN_EVAL = 0, 1
-POSITION_LORA_INPUT, POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_FFN_OUTPUT = 0, 24, 25, 27
+POSITION_LORA_INPUT, POSITION_LORA_A, POSITION_LORA_B = 0, 8, 16
+POSITION_ATTN_LOGIT, POSITION_ATTN_WEIGHT, POSITION_FFN_OUTPUT = 24, 25, 27
 F32 = 0
 HUGE_PAGE = 2 << 20  # bytes
 
@@ -61,10 +62,11 @@ class lod_grad_sum(Structure):
 
 
 class lod_lowrank_args(Structure):
-    _fields_ = [("rows", lod_rows), ("rank", c_size_t), ("scale", c_double), ("dropout", lod_dropout), ("x", FLOATS),
-                ("ldx", c_size_t), ("w", lod_weight), ("a", FLOATS), ("bt", FLOATS), ("u", FLOATS), ("y", FLOATS),
-                ("ldy", c_size_t), ("dy", FLOATS), ("lddy", c_size_t), ("dx", FLOATS), ("lddx", c_size_t),
-                ("da", POINTER(lod_grad_sum)), ("dbt", POINTER(lod_grad_sum))]
+    _fields_ = [("rows", lod_rows), ("rank", c_size_t), ("scale", c_double), ("dropout", lod_dropout),
+                ("lora_a", lod_dropout), ("lora_b", lod_dropout), ("x", FLOATS), ("ldx", c_size_t), ("w", lod_weight),
+                ("a", FLOATS), ("bt", FLOATS), ("u", FLOATS), ("y", FLOATS), ("ldy", c_size_t), ("dy", FLOATS),
+                ("lddy", c_size_t), ("dx", FLOATS), ("lddx", c_size_t), ("da", POINTER(lod_grad_sum)),
+                ("dbt", POINTER(lod_grad_sum)), ("instances", c_size_t)]
 
 
 class lod_attention_args(Structure):
@@ -227,24 +229,29 @@ class Planned:
         return text.value.decode()
 
 
-class GradSum:
-    """lod_grad_sum of matrices [rows][cols] over up to that many segments."""
+class GradSums:
+    """So many lod_grad_sum of matrices [rows][cols] over up to that many segments each."""
 
-    def __init__(self, library, rows, cols, segments):
-        self.library, self.c, self.total = library, lod_grad_sum(), np.full((rows, cols), np.nan, dtype=np.float32)
-        self.memory = workspace(library.c.lod_grad_sum_size(rows * cols, segments))
-        library.c.lod_grad_sum_init(byref(self.c), rows * cols, segments, self.memory.ctypes.data)
+    def __init__(self, library, count, rows, cols, segments):
+        self.library, self.c = library, (lod_grad_sum * count)()
+        self.total = np.full((count, rows, cols), np.nan, dtype=np.float32)
+        self.memory = [workspace(library.c.lod_grad_sum_size(rows * cols, segments)) for _ in self.c]
+        for one, memory in zip(self.c, self.memory):
+            library.c.lod_grad_sum_init(byref(one), rows * cols, segments, memory.ctypes.data)
 
     def finish(self):
-        self.library.c.lod_grad_sum_finish(byref(self.c), self.total.ctypes.data)
+        for one, total in zip(self.c, self.total):
+            self.library.c.lod_grad_sum_finish(byref(one), total.ctypes.data)
         return self.total
 
 
 class Lowrank(Planned):
     """A plan, operands and results of a low-rank layer: x [T][n_in], w [n_out][n_in], a [r][n_in], bt [r][n_out], all
-    contiguous; a frozen layer without a and bt. The memory stays where it is from call to call."""
+    contiguous; a frozen layer without a and bt. The memory stays where it is from call to call. With instances, each
+    has its gradients, [instances][r][..]."""
 
-    def __init__(self, library, x, w, rows, a=None, bt=None, scale=1, dropout=None, threads=1):
+    def __init__(self, library, x, w, rows, a=None, bt=None, scale=1, dropout=None, lora_a=None, lora_b=None,
+                 instances=0, threads=1):
         self.rows, self.x, (n_out, n_in) = rows, as_numpy(x), w.shape
         self.a, self.bt = (None if m is None else as_numpy(m) for m in (a, bt))
         tokens, rank = len(self.x), 0 if a is None else len(self.a)
@@ -254,14 +261,15 @@ class Lowrank(Planned):
         library.call("lod_pack_weights", n_in, n_out, F32, as_numpy(w).ctypes.data, n_in, self.packed.ctypes.data)
         self.y, self.dx, self.u = (np.full((tokens, n), np.nan, dtype=np.float32) for n in (n_out, n_in, rank))
         self.args = lod_lowrank_args(
-            rows=rows.c, rank=rank, scale=scale, dropout=dropout or lod_dropout(), ldx=n_in, ldy=n_out, lddy=n_out,
-            lddx=n_in, w=lod_weight(self.packed.ctypes.data, F32),
+            rows=rows.c, rank=rank, scale=scale, dropout=dropout or lod_dropout(), lora_a=lora_a or lod_dropout(),
+            lora_b=lora_b or lod_dropout(), ldx=n_in, ldy=n_out, lddy=n_out, lddx=n_in, instances=instances,
+            w=lod_weight(self.packed.ctypes.data, F32),
             **{name: contiguous_floats(getattr(self, name)) for name in ("x", "y", "dx")})
         self.sums = []
         if rank:
-            self.sums = [GradSum(library, rank, n, len(rows.lengths)) for n in (n_in, n_out)]
+            self.sums = [GradSums(library, max(instances, 1), rank, n, len(rows.lengths)) for n in (n_in, n_out)]
             self.args.a, self.args.bt, self.args.u = map(contiguous_floats, (self.a, self.bt, self.u))
-            self.args.da, self.args.dbt = (ctypes.pointer(s.c) for s in self.sums)
+            self.args.da, self.args.dbt = (s.c for s in self.sums)
 
     def forward(self):
         self.library.call("lod_lowrank_forward", self.plan, byref(self.args), self.workspace.ctypes.data)
@@ -273,7 +281,7 @@ class Lowrank(Planned):
         assert dy.shape == self.y.shape
         self.args.dy = contiguous_floats(dy)
         self.library.call("lod_lowrank_backward", self.plan, byref(self.args), self.workspace.ctypes.data)
-        return self.dx, *(s.finish() for s in self.sums)
+        return self.dx, *(s.finish() if self.args.instances else s.finish()[0] for s in self.sums)
 
 
 class Attention(Planned):

@@ -13,6 +13,7 @@ STRUCTS = (lod.lod_error, lod.lod_rows, lod.lod_dropout, lod.lod_attention_shape
            lod.lod_loss_shape, lod.lod_loss_args)
 CONSTANTS = {"LOD_DOMAIN_TRAIN": lod.DOMAIN_TRAIN, "LOD_DOMAIN_EVAL": lod.DOMAIN_EVAL,
              "LOD_POSITION_LORA_INPUT": lod.POSITION_LORA_INPUT, "LOD_F32": lod.F32,
+             "LOD_POSITION_LORA_A": lod.POSITION_LORA_A, "LOD_POSITION_LORA_B": lod.POSITION_LORA_B,
              "LOD_POSITION_ATTN_LOGIT": lod.POSITION_ATTN_LOGIT, "LOD_POSITION_ATTN_WEIGHT": lod.POSITION_ATTN_WEIGHT,
              "LOD_POSITION_FFN_OUTPUT": lod.POSITION_FFN_OUTPUT,
              **{f"LOD_PATTERN_{p.name}": p for p in lod.Pattern},
