@@ -1,6 +1,7 @@
 #!/bin/sh
-# The demo: a small language model learns to tell a gloss's class, with LoRA alone, with dropout on LoRA's input, and
-# with DropKey: attention without some of its keys.
+# The demo: a small language model learns to tell a gloss's class, with LoRA alone, with dropout on LoRA's input, with
+# DropKey: attention without some of its keys, with HiddenKey-: HiddenCut beside it, and with HiddenKey: two such passes
+# held together.
 #
 #     demo/run.sh BUILD [OUTPUT]      OUTPUT: default BUILD/demo
 set -eu
@@ -31,6 +32,8 @@ train() {
 train lora
 train lora-input-dropout --lora-dropout 0.1
 train dropkey --rate 0.1
+train hiddenkey-minus --rate 0.1
+train hiddenkey --rate 0.1
 
 echo
-python3 "$demo/table.py" "$output" lora lora-input-dropout dropkey
+python3 "$demo/table.py" "$output" lora lora-input-dropout dropkey hiddenkey-minus hiddenkey
