@@ -37,25 +37,31 @@ static const char FFN_OUTPUT[] = "the output of the FFN";
 
 // Every position x pattern x compensation is valid or not by this table alone; understand() tells why not.
 static const struct position POSITIONS[DROPOUT_POSITIONS] = {
-    [DROPOUT_LORA_INPUT] = {"the input of A",
-                            LOD_POSITION_LORA_INPUT,
-                            {[LOD_PATTERN_ELEMENT] = {SET(INVERTED), DROPOUT_INVERTED}}},
-    [DROPOUT_ATTN_LOGIT] = {"attention",
-                            LOD_POSITION_ATTN_LOGIT,
-                            {[LOD_PATTERN_ELEMENT] = {SET(NONE), DROPOUT_NONE},
-                             [LOD_PATTERN_COLUMN] = {SET(NONE), DROPOUT_NONE},
-                             [LOD_PATTERN_SPAN] = {SET(NONE), DROPOUT_NONE}}},
+    [DROPOUT_LORA_INPUT] = {.place = "the input of A",
+                            .library = LOD_POSITION_LORA_INPUT,
+                            .rule = {[LOD_PATTERN_ELEMENT] = {SET(INVERTED), DROPOUT_INVERTED}}},
+    [DROPOUT_ATTN_LOGIT] = {.place = "attention",
+                            .library = LOD_POSITION_ATTN_LOGIT,
+                            .rule = {[LOD_PATTERN_ELEMENT] = {SET(NONE), DROPOUT_NONE},
+                                     [LOD_PATTERN_COLUMN] = {SET(NONE), DROPOUT_NONE},
+                                     SPAN}},
     [DROPOUT_ATTN_WEIGHT] =
-        {"attention",
-         LOD_POSITION_ATTN_WEIGHT,
-         {[LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_INVERTED},
-          [LOD_PATTERN_COLUMN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD},
-          [LOD_PATTERN_SPAN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD}}},
-    [DROPOUT_FFN_MIDDLE] = {"the middle of the FFN", LOD_POSITION_FFN_MIDDLE, {ACTIVATION, SPAN}},
-    [DROPOUT_FFN_OUTPUT] = {FFN_OUTPUT, LOD_POSITION_FFN_OUTPUT, {ACTIVATION, SPAN}},
-    [DROPOUT_EMBEDDING] = {"the embedding", LOD_POSITION_EMBEDDING, {ACTIVATION}, .once = true},
+        {.place = "attention",
+         .library = LOD_POSITION_ATTN_WEIGHT,
+         .rule = {[LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(RENORMALISE) | SET(RENORMALISE_NOGRAD),
+                                           DROPOUT_INVERTED},
+                  [LOD_PATTERN_COLUMN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD},
+                  [LOD_PATTERN_SPAN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD}}},
+    [DROPOUT_FFN_MIDDLE] = {.place = "the middle of the FFN",
+                            .library = LOD_POSITION_FFN_MIDDLE,
+                            .rule = {ACTIVATION, SPAN}},
+    [DROPOUT_FFN_OUTPUT] = {.place = FFN_OUTPUT, .library = LOD_POSITION_FFN_OUTPUT, .rule = {ACTIVATION, SPAN}},
+    [DROPOUT_EMBEDDING] = {.place = "the embedding",
+                           .library = LOD_POSITION_EMBEDDING,
+                           .rule = {ACTIVATION},
+                           .once = true},
     // The output of attention, and that of the FFN, where its mask is the one of ffn_output.
-    [DROPOUT_HIDDEN] = {FFN_OUTPUT, LOD_POSITION_HIDDEN, {ACTIVATION}},
+    [DROPOUT_HIDDEN] = {.place = FFN_OUTPUT, .library = LOD_POSITION_HIDDEN, .rule = {ACTIVATION}},
 };
 
 // --- Words ---
@@ -314,27 +320,33 @@ bool dropouts_from_json(struct dropouts *d, struct json_scope scope, const char 
 // --- Methods ---
 
 // The table of methods; a rate is that of --rate where it is given.
-#define DROP(where, how, compensation, ...)                                                                            \
-    {DROPOUT_##where, LOD_PATTERN_##how, DROPOUT_##compensation, .p = 0.1, .option = "--method", __VA_ARGS__}
+#define DROP(at, how, balance, layers)                                                                                 \
+    {.position = DROPOUT_##at,                                                                                         \
+     .pattern = LOD_PATTERN_##how,                                                                                     \
+     .compensation = DROPOUT_##balance,                                                                                \
+     .p = 0.1,                                                                                                         \
+     .extent = DROPOUT_##layers,                                                                                       \
+     .option = "--method"}
 
 static const struct dropout_method METHODS[] = {
     {.name = "lora"},
-    {.name = "lora-input-dropout", .count = 1, .list = {DROP(LORA_INPUT, ELEMENT, INVERTED)}},
-    {.name = "dropkey", .count = 1, .list = {DROP(ATTN_LOGIT, COLUMN, NONE)}},
-    {.name = "dropattention", .count = 1, .list = {DROP(ATTN_WEIGHT, COLUMN, RENORMALISE_NOGRAD)}},
-    {.name = "hiddencut", .count = 1, .list = {DROP(FFN_OUTPUT, ELEMENT, INVERTED)}},
+    {.name = "lora-input-dropout", .count = 1, .list = {DROP(LORA_INPUT, ELEMENT, INVERTED, ALL_LAYERS)}},
+    {.name = "dropkey", .count = 1, .list = {DROP(ATTN_LOGIT, COLUMN, NONE, ALL_LAYERS)}},
+    {.name = "dropattention", .count = 1, .list = {DROP(ATTN_WEIGHT, COLUMN, RENORMALISE_NOGRAD, ALL_LAYERS)}},
+    {.name = "hiddencut", .count = 1, .list = {DROP(FFN_OUTPUT, ELEMENT, INVERTED, ALL_LAYERS)}},
     {.name = "hiddenkey-minus",
      .count = 2,
-     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, .extent = DROPOUT_LATER_HALF),
-              DROP(FFN_OUTPUT, ELEMENT, INVERTED, .extent = DROPOUT_LATER_HALF)}},
+     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, LATER_HALF), DROP(FFN_OUTPUT, ELEMENT, INVERTED, LATER_HALF)}},
     {.name = "hiddenkey",
      .count = 2,
-     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, .extent = DROPOUT_LATER_HALF),
-              DROP(FFN_OUTPUT, ELEMENT, INVERTED, .extent = DROPOUT_LATER_HALF)},
+     .list = {DROP(ATTN_LOGIT, COLUMN, NONE, LATER_HALF), DROP(FFN_OUTPUT, ELEMENT, INVERTED, LATER_HALF)},
      .consistency = CONSISTENCY_KL},
-    {.name = "r-drop", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INVERTED)}, .consistency = CONSISTENCY_R_DROP},
-    {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE)}},
-    {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED)}},
+    {.name = "r-drop",
+     .count = 1,
+     .list = {DROP(HIDDEN, ELEMENT, INVERTED, ALL_LAYERS)},
+     .consistency = CONSISTENCY_R_DROP},
+    {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE, ALL_LAYERS)}},
+    {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED, ALL_LAYERS)}},
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f) {
