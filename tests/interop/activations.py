@@ -62,13 +62,14 @@ class ActivationMasks:
 
     def apply(self, site, x):
         if self.visit is None:
-            return x
+            kept = 1 - philox.threshold(site.dropped.p) / 65536
+            return x * kept if site.dropped.compensation == "inference" else x
         draw, tokens, instance = self.visit
         assert x.shape[:2] == (1, tokens), f"{tuple(x.shape)} for {tokens} tokens"
         return x * site.factor(self.seed, draw, tokens, x.shape[2], instance)
 
     def clear(self):
-        """Drops nothing."""
+        """Drops nothing, as at inference."""
         self.visit = None
 
     def set(self, draw, tokens, instance=0):

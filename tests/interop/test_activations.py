@@ -1,10 +1,8 @@
 """Dropout of activations: loss and every adapter gradient of one step, and whole runs, against PyTorch."""
-import torch
-
+from activations import ActivationMasks
 from attention import Dropped
 from common import ALL_MODULES, assert_relative, text_examples
 from models import TIED, sentences, write_model
-from philox import threshold
 from reference import load_adapted, mean_loss
 from stories import MODEL, first_stories
 from test_gradients import check_step, check_texts, random_init
@@ -97,33 +95,19 @@ def test_variational_trains_stories260k(context):
     return train_stories(context, [Dropped("hidden", "column", "inverted")], 6, method="variational", lora_dropout=0.1)
 
 
-class Scaled:
-    """Multiplies outputs and inputs of modules by 1 - p, as classic dropout does when it does not drop."""
-
-    def __init__(self, model, p):
-        keep = 1 - threshold(p) / 65536
-        for name, module in model.named_modules():
-            last = name.rsplit(".", 1)[-1]
-            if last in ("mlp", "embed_tokens"):
-                module.register_forward_hook(lambda _, x, y: y * keep)
-            elif last == "self_attn":
-                module.register_forward_hook(lambda _, x, y: (y[0] * keep, *y[1:]))
-            elif name.endswith("mlp.down_proj"):
-                module.register_forward_pre_hook(lambda _, x: (x[0] * keep, *x[1:]))
-
-
 def test_scaled_at_inference(context):
     """Held-out loss in training and in lodrop-eval; with inverted dropouts nothing is scaled."""
     model, texts = write_model(context, "random"), sentences(seed=9, count=6, longest=40)
     data, examples = text_examples(context, model, texts, 64)
     details = []
     for compensation in "inference", "inverted":
-        drops = [f"{position}:element:0.3:{compensation}" for position in ("hidden", "embedding", "ffn_middle")]
+        dropped = [Dropped(position, "element", compensation, 0.3)
+                   for position in ("hidden", "embedding", "ffn_middle")]
+        drops = [f"{d.position}:element:0.3:{compensation}" for d in dropped]
         output, metrics = context.train(model=model, data=data, eval_data=data, max_length=64, max_steps=2, drop=drops,
                                         target_modules="all-linear", init_b="random")
         reference = load_adapted(model, output).eval()
-        if compensation == "inference":
-            Scaled(reference, 0.3)
+        ActivationMasks(reference, 0, dropped).clear()
         want, _ = mean_loss(reference, examples)
         assert_relative("held-out loss", metrics[-1]["eval_loss"], want, 1e-6)
         got = context.evaluate(model=model, adapter=output, data=data, max_length=64)["loss"]

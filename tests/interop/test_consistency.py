@@ -11,6 +11,7 @@ from reference import Masks, gradients, load_adapted, logits
 from stories import MODEL, first_stories
 from test_gradients import SEED, at_attention, drop_masks, random_init
 from test_library_branches import divergence_of
+from test_training import check_run
 
 HIDDENKEY = [Dropped("attn_logit", "column", "none", 0.3, layers=[1]),
              Dropped("ffn_output", "element", "inverted", 0.3, layers=[1])]
@@ -47,7 +48,8 @@ def backward(model, examples, draws, masks, kind, weight):
 def check_step(context, model, data, examples, kind, dropped, weight=0.1, p=0.0, bound=1e-5, **options):
     options = {"seed": SEED, "lora_dropout": p, "batch_size": 7, **random_init(), **options}
     dump = context.folder("gradients") / "gradients.safetensors"
-    output, metrics = context.train(model=model, data=data, dump_gradients=dump, max_steps=1, learning_rate=0, **options)
+    output, metrics = context.train(model=model, data=data, dump_gradients=dump, max_steps=1, learning_rate=0,
+                                    **options)
     got = load_file(dump)
     got.pop("loss")
     reference = load_adapted(model, output, attention=PLAIN if at_attention(dropped) else "sdpa")
@@ -88,7 +90,8 @@ def test_hiddenkey_of_stories260k(context):
 
 def test_kl_of_other_dropouts(context):
     """On inputs of A, and before the layers: nothing runs once."""
-    dropped = [Dropped("embedding", "element", "inverted", 0.2), Dropped("attn_weight", "span", "renormalise-nograd", 0.2)]
+    dropped = [Dropped("embedding", "element", "inverted", 0.2),
+               Dropped("attn_weight", "span", "renormalise-nograd", 0.2)]
     return check(context, "kl", dropped, p=0.3, consistency="kl", weight=1, consistency_weight=1,
                  drop=["embedding:element:0.2", "attn_weight:span:0.2"])
 
@@ -98,8 +101,8 @@ def test_r_drop(context):
 
 
 def test_r_drop_accumulated_and_recomputed(context):
-    return check(context, "r-drop", HIDDENKEY, method="hiddenkey-minus", rate=0.3, p=0.1, consistency="r-drop", weight=2,
-                 consistency_weight=2, batch_size=2, grad_accum=3, recompute=True)
+    return check(context, "r-drop", HIDDENKEY, method="hiddenkey-minus", rate=0.3, p=0.1, consistency="r-drop",
+                 weight=2, consistency_weight=2, batch_size=2, grad_accum=3, recompute=True)
 
 
 def test_js(context):
@@ -112,3 +115,28 @@ def test_js_recomputed(context):
     dropped = [Dropped("hidden", "column", "inverted", 0.3), Dropped("embedding", "element", "inverted", 0.3)]
     return check(context, "js", dropped, p=0.3, consistency="js", weight=3, consistency_weight=3, recompute=True,
                  drop=["hidden:column:0.3", "embedding:element:0.3"])
+
+
+def test_js_to_a_scaled_pass(context):
+    """Classic dropout: the pass without dropout is multiplied by 1 - p."""
+    return check(context, "js", [Dropped("hidden", "element", "inference", 0.3)], method="dropout", rate=0.3,
+                 consistency="js", weight=1, consistency_weight=1)
+
+
+def train_stories(context, kind, dropped, weight, seed, **options):
+    """20 steps, in which the masks of both passes change."""
+    model, stories = context.shared(MODEL), first_stories(context, 6)
+    data, examples = text_examples(context, model, stories, 100)
+    _, detail = check_run(context, model, data, examples, random_init(), dropped,
+                          lambda *arguments: backward(*arguments, kind, weight)[0], max_length=100, batch_size=2,
+                          learning_rate=1e-3, seed=seed, consistency_weight=weight, **options)
+    return detail
+
+
+def test_hiddenkey_trains_stories260k(context):
+    later = [Dropped(d.position, d.pattern, d.compensation, 0.1, layers=[2, 3, 4]) for d in HIDDENKEY]
+    return train_stories(context, "kl", later, 0.1, 5, method="hiddenkey")
+
+
+def test_r_drop_trains_stories260k(context):
+    return train_stories(context, "r-drop", HIDDEN, 1, 6, method="r-drop", lora_dropout=0.1)

@@ -28,8 +28,8 @@ def visits(seed, count, per_step):
         epoch += 1
 
 
-def reference_steps(model, masks, examples, options):
-    """(loss, learning rate, gradient norm before clipping) of every step."""
+def reference_steps(model, masks, examples, options, backward):
+    """(loss, learning rate, gradient norm before clipping) of every step; backward: reference.backward or its like."""
     parameters = list(adapter_parameters(model).values())
     optimiser = torch.optim.AdamW(parameters, lr=options["learning_rate"], betas=(0.9, 0.999), eps=1e-8,
                                   weight_decay=options.get("weight_decay", 0))
@@ -44,7 +44,7 @@ def reference_steps(model, masks, examples, options):
         schedule.step()
 
 
-def check_run(context, model, data, examples, init, dropped=(), **options):
+def check_run(context, model, data, examples, init, dropped=(), backward=backward, **options):
     """dropped: what the options drop elsewhere than on inputs of A. The loss must fall: else little was compared."""
     options = {"max_length": 128, **options}
     start, _, _ = context.train_first_step(model=model, data=data, **init, **options)
@@ -55,7 +55,8 @@ def check_run(context, model, data, examples, init, dropped=(), **options):
     masks = [Masks(context, reference, options["seed"], p)] if p else []
     masks += drop_masks(reference, options["seed"], dropped)
     worst = 0.0
-    for got, (loss, rate, norm) in zip(metrics, reference_steps(reference, masks, examples, options), strict=True):
+    for got, (loss, rate, norm) in zip(metrics, reference_steps(reference, masks, examples, options, backward),
+                                      strict=True):
         step = f"step {got['step']}: "
         assert_close(step + "loss", got["loss"], loss, 1e-4)
         assert_close(step + "learning rate", got["learning_rate"], rate, 1e-12)
