@@ -12,15 +12,16 @@
 enum {
     DOT_BLOCK_RANKS = 8, // their rows of A, DOT_BLOCK_DEPTH of them at a time, take a quarter of the first cache
     DOT_BLOCK_DEPTH = 256,
-    DOT_COPY_RANKS = 32,              // share one copy of X
-    DOT_SUMS = 16 * DOT_COPY_RANKS,   // floats of the sums of a token, 16 lanes each
-    DOT_PACK_COLUMNS = 512,
-    DOT_COPY_LD = DOT_PACK_COLUMNS + 32, // what is left of the block before, and what v16_pack spills
+    DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
     GRAD_BLOCK_TOKENS = 64,
     GRAD_BLOCK_COLUMNS = 64,
-    PACK_BLOCK_TOKENS = 32,
-    PACK_BLOCK_COLUMNS = 128, // half of them kept: as many as in a block of all
-    PACK_LD = PACK_BLOCK_COLUMNS + 16,
+    // Where columns are packed:
+    PACK_RANKS = 32, // of U that share a copy
+    PACK_DEPTH = 512,
+    PACK_DEPTH_LD = PACK_DEPTH + 32, // what is left of the block before, and the zeros behind
+    PACK_TOKENS = 32,
+    PACK_COLUMNS = 128, // half of them kept: as many as in a block of all
+    PACK_COLUMNS_LD = PACK_COLUMNS + 16,
     PACK_ROWS = 4, // share the bits
 };
 
@@ -45,17 +46,25 @@ LOD_INLINE uint32_t load_bits(const uint8_t *bits, size_t left) {
     return left < 16 ? both & ((1u << left) - 1) : both;
 }
 
+// The next up to 16 columns of the rows of a tile, those that are there; returns how many they are.
+LOD_INLINE size_t pack_vector(const float *x, size_t ldx, size_t rows, uint32_t bits, size_t left, float *packed,
+                              size_t ldpacked) {
+    for (size_t i = 0; i < rows; i++) {
+        v16_pack(packed + i * ldpacked, v16_load_row(x + i * ldx, left), bits);
+    }
+    return (size_t)__builtin_popcount(bits);
+}
+
 // Moves the columns of n that are there together, in each row of a tile, and 16 zeros behind them; returns how many
 // they are.
 LOD_INLINE size_t pack_tile(const float *x, size_t ldx, size_t rows, const uint8_t *columns, size_t n, float *packed,
                             size_t ldpacked) {
-    size_t count = 0;
-    for (size_t j = 0; j < n; j += 16) {
-        const uint32_t bits = load_bits(columns + j / 8, n - j);
-        for (size_t i = 0; i < rows; i++) {
-            v16_pack(packed + i * ldpacked + count, v16_load_row(x + i * ldx + j, n - j), bits);
-        }
-        count += (size_t)__builtin_popcount(bits);
+    size_t count = 0, j = 0;
+    for (; j + 16 <= n; j += 16) {
+        count += pack_vector(x + j, ldx, rows, load_bits(columns + j / 8, 16), 16, packed + count, ldpacked);
+    }
+    if (j < n) {
+        count += pack_vector(x + j, ldx, rows, load_bits(columns + j / 8, n - j), n - j, packed + count, ldpacked);
     }
     for (size_t i = 0; i < rows; i++) {
         v16_store(packed + i * ldpacked + count, v16_zero());
@@ -114,7 +123,7 @@ LOD_INLINE void dot_tile(const float *x, size_t ldx, const float *a, size_t lda,
 }
 
 // The tiles of r <= DOT_BLOCK_RANKS ranks over the lanes of one register.
-static void dot_ranks(const float *x, size_t ldx, const float *a, size_t lda, size_t n, size_t r, bool first,
+LOD_INLINE void dot_ranks(const float *x, size_t ldx, const float *a, size_t lda, size_t n, size_t r, bool first,
                       float *sum) {
     size_t q = 0;
     for (; q + 4 <= r; q += 4) {
@@ -137,7 +146,7 @@ static void dot_tail(const float *x, const float *a, size_t lda, size_t left, si
 }
 
 // One block of depth of a tile's tokens, into their sums.
-static void dot_depth(const float *x, size_t ldx, const float *a, size_t lda, size_t depth, size_t r, bool first,
+LOD_INLINE void dot_depth(const float *x, size_t ldx, const float *a, size_t lda, size_t depth, size_t r, bool first,
                       float *sum) {
     size_t whole = depth / 16 * 16;
     for (size_t lane = 0; lane < 16; lane += LOD_PART_LANES) {
@@ -148,106 +157,96 @@ static void dot_depth(const float *x, size_t ldx, const float *a, size_t lda, si
     }
 }
 
-// One tile of up to LOD_DOT_TOKENS tokens and DOT_COPY_RANKS ranks.
-typedef struct dot_block {
-    const lod_rank_dot_args *args;
-    size_t t0, tokens, q0, r;
-    _Alignas(64) float copy[LOD_DOT_TOKENS][DOT_COPY_LD];
-    _Alignas(64) float sum[LOD_DOT_TOKENS][DOT_SUMS];
-} dot_block;
-
-static void dot_all_ranks(dot_block *b, const float *x, size_t ldx, size_t k, size_t depth) {
-    const float *a = b->args->a + b->q0 * b->args->lda + k;
-    for (size_t q = 0; q < b->r; q += DOT_BLOCK_RANKS) {
-        dot_depth(x, ldx, a + q * b->args->lda, b->args->lda, depth, smaller(DOT_BLOCK_RANKS, b->r - q), k == 0,
-                  b->sum[0] + 16 * q);
+// u of a tile's tokens and ranks, from the sums of its lanes.
+LOD_INLINE void dot_store(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r,
+                          const float *sum) {
+    for (size_t i = 0; i < tokens; i++) {
+        for (size_t q = 0; q < r; q += 4) {
+            float four[4];
+            v16_sum4(sum + i * DOT_SUMS + 16 * q, four);
+            for (size_t j = 0; j < smaller(4, r - q); j++) {
+                args->u[(t0 + i) * args->ldu + q0 + q + j] = four[j] * args->scale;
+            }
+        }
     }
 }
 
-// A missing token of the last tile is played by the last one there is.
-static void dot_whole(dot_block *b) {
-    const lod_rank_dot_args *args = b->args;
+// u[t][q] for the tokens t0 .. t0 + tokens - 1 of one tile and ranks q0 .. q0 + r - 1. A missing token of the last tile
+// is played by the last one there is.
+static void dot_block(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
+    _Alignas(64) float copy[LOD_DOT_TOKENS][DOT_BLOCK_DEPTH];
+    _Alignas(64) float sum[LOD_DOT_TOKENS][DOT_SUMS];
     size_t k = 0;
+    if (r % 4) {
+        memset(sum, 0, sizeof sum); // sums are added up four at a time
+    }
     do { // once even without a column: the sums are zeros then
         size_t depth = smaller(DOT_BLOCK_DEPTH, args->n - k), ldx = args->ldx;
-        const float *x = args->x + b->t0 * ldx + k;
-        if (args->keep || b->tokens < LOD_DOT_TOKENS || depth % 16) {
+        const float *x = args->x + t0 * ldx + k;
+        if (args->keep || tokens < LOD_DOT_TOKENS || depth % 16) {
             for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
-                size_t t = b->t0 + smaller(i, b->tokens - 1);
+                size_t t = t0 + smaller(i, tokens - 1);
                 const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + k / 8 : NULL;
-                copy_kept(args->x + t * args->ldx + k, keep, depth, b->copy[i]);
+                copy_kept(args->x + t * args->ldx + k, keep, depth, copy[i]);
             }
-            x = b->copy[0], ldx = DOT_COPY_LD;
+            x = copy[0], ldx = DOT_BLOCK_DEPTH;
         }
-        dot_all_ranks(b, x, ldx, k, depth);
+        dot_depth(x, ldx, args->a + q0 * args->lda + k, args->lda, depth, r, k == 0, sum[0]);
         k += DOT_BLOCK_DEPTH;
     } while (k < args->n);
+    dot_store(args, t0, tokens, q0, r, sum[0]);
 }
 
-// Columns j .. j + n - 1 behind the `fill` floats that are in the rows of the copy; returns how many there are now.
-static size_t dot_pack(dot_block *b, size_t j, size_t n, size_t fill) {
-    const float *x = b->args->x + b->t0 * b->args->ldx + j;
-    const uint8_t *columns = b->args->columns + j / 8;
+// The columns j .. j + n - 1 that are there, behind the `fill` floats of each row of the copy; returns how many there
+// are now.
+static size_t dot_pack(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t j, size_t n, size_t fill,
+                       float *copy) {
+    const float *x = args->x + t0 * args->ldx + j;
+    const uint8_t *columns = args->columns + j / 8;
+    if (tokens == LOD_DOT_TOKENS) {
+        return fill + pack_tile(x, args->ldx, LOD_DOT_TOKENS, columns, n, copy + fill, PACK_DEPTH_LD);
+    }
     size_t count = 0;
-    if (b->tokens == LOD_DOT_TOKENS) {
-        count = pack_tile(x, b->args->ldx, LOD_DOT_TOKENS, columns, n, b->copy[0] + fill, DOT_COPY_LD);
-    } else {
-        for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
-            const float *row = x + smaller(i, b->tokens - 1) * b->args->ldx;
-            count = pack_tile(row, 0, 1, columns, n, b->copy[i] + fill, 0);
-        }
+    for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
+        const float *row = x + smaller(i, tokens - 1) * args->ldx;
+        count = pack_tile(row, 0, 1, columns, n, copy + i * PACK_DEPTH_LD + fill, 0);
     }
     return fill + count;
 }
 
-// The same over the columns that are there. Whole vectors of them are used up, the rest waits for the next block; the
-// last vector is filled with zeros.
-static void dot_packed(dot_block *b) {
+// The same over the columns that are there, for up to PACK_RANKS ranks, which share their copy. Whole vectors of
+// columns are used up, the rest waits for the next block; the last vector is filled with zeros.
+static void dot_packed(const lod_rank_dot_args *args, size_t t0, size_t tokens, size_t q0, size_t r) {
+    _Alignas(64) float copy[LOD_DOT_TOKENS][PACK_DEPTH_LD];
+    _Alignas(64) float sum[PACK_RANKS / DOT_BLOCK_RANKS][LOD_DOT_TOKENS * DOT_SUMS];
     size_t k = 0, fill = 0, j = 0;
+    if (r % 4) {
+        memset(sum, 0, sizeof sum);
+    }
     do {
-        size_t n = smaller(DOT_PACK_COLUMNS, b->args->n - j), used;
-        fill = dot_pack(b, j, n, fill);
-        j += DOT_PACK_COLUMNS;
-        used = (j < b->args->n ? fill : fill + 15) / 16 * 16;
-        if (used > 0 || j >= b->args->n) {
-            dot_all_ranks(b, b->copy[0], DOT_COPY_LD, k, used);
+        fill = dot_pack(args, t0, tokens, j, smaller(PACK_DEPTH, args->n - j), fill, copy[0]);
+        j += PACK_DEPTH;
+        const size_t used = (j < args->n ? fill : fill + 15) / 16 * 16;
+        for (size_t q = 0; q < r && (used > 0 || j >= args->n); q += DOT_BLOCK_RANKS) {
+            dot_depth(copy[0], PACK_DEPTH_LD, args->a + (q0 + q) * args->lda + k, args->lda, used,
+                      smaller(DOT_BLOCK_RANKS, r - q), k == 0, sum[q / DOT_BLOCK_RANKS]);
         }
         for (size_t i = 0; i < LOD_DOT_TOKENS; i++) {
-            v16_store(b->copy[i], v16_load(b->copy[i] + used));
+            v16_store(copy[i], v16_load(copy[i] + used));
         }
         k += used, fill -= smaller(fill, used);
-    } while (j < b->args->n);
-}
-
-static void dot_tokens(dot_block *b) {
-    const lod_rank_dot_args *args = b->args;
-    for (size_t i = 0; i < LOD_DOT_TOKENS && b->r % 4; i++) {
-        memset(b->sum[i] + 16 * (b->r / 4 * 4), 0, 4 * 16 * sizeof(float)); // sums are added up four at a time
-    }
-    if (args->columns) {
-        dot_packed(b);
-    } else {
-        dot_whole(b);
-    }
-    for (size_t i = 0; i < b->tokens; i++) {
-        for (size_t q = 0; q < b->r; q += 4) {
-            float four[4];
-            v16_sum4(b->sum[i] + 16 * q, four);
-            for (size_t j = 0; j < smaller(4, b->r - q); j++) {
-                args->u[(b->t0 + i) * args->ldu + b->q0 + q + j] = four[j] * args->scale;
-            }
-        }
+    } while (j < args->n);
+    for (size_t q = 0; q < r; q += DOT_BLOCK_RANKS) {
+        dot_store(args, t0, tokens, q0 + q, smaller(DOT_BLOCK_RANKS, r - q), sum[q / DOT_BLOCK_RANKS]);
     }
 }
 
 void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
-    dot_block b;
-    b.args = args;
-    for (b.t0 = 0; b.t0 < args->tokens; b.t0 += LOD_DOT_TOKENS) {
-        b.tokens = smaller(LOD_DOT_TOKENS, args->tokens - b.t0);
-        for (b.q0 = 0; b.q0 < args->r; b.q0 += DOT_COPY_RANKS) {
-            b.r = smaller(DOT_COPY_RANKS, args->r - b.q0);
-            dot_tokens(&b);
+    const size_t step = args->columns ? PACK_RANKS : DOT_BLOCK_RANKS;
+    for (size_t t = 0; t < args->tokens; t += LOD_DOT_TOKENS) {
+        const size_t tokens = smaller(LOD_DOT_TOKENS, args->tokens - t);
+        for (size_t q = 0; q < args->r; q += step) {
+            (args->columns ? dot_packed : dot_block)(args, t, tokens, q, smaller(step, args->r - q));
         }
     }
 }
@@ -259,13 +258,13 @@ void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
 typedef struct grad_block {
     const lod_rank_grad_args *args;
     const float *x; // [tokens][ldx]
-    size_t ldx;
     size_t t0, tokens, column;
     bool first, last;
 } grad_block;
 
 // g[q][..] += s[t][q] x[t][..] for `ranks` rows and `vectors` vectors (1 or 2), the last one `left` columns wide.
-LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t left, int ranks, int vectors) {
+LOD_INLINE void grad_tile(const grad_block *b, size_t ldx, size_t q0, size_t column, size_t left, int ranks,
+                          int vectors) {
     const size_t lds = b->args->lds, ldg = b->args->ldg;
     const float *x = b->x + column, *s = b->args->s + b->t0 * lds + q0;
     float *g = b->args->g + q0 * ldg + b->column + column;
@@ -295,38 +294,38 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t 
     for (size_t t = 0; t < b->tokens; t++) {
         v16 x0 = v16_load(x), x1 = two ? v16_load(x + 16) : v16_zero();
         GRAD_RANKS(GRAD_STEP)
-        x += b->ldx;
+        x += ldx;
         s += lds;
     }
     GRAD_RANKS(GRAD_STORE)
 }
 
 // Tiles of all ranks, over `vectors` vectors of columns.
-LOD_INLINE void grad_ranks(const grad_block *b, size_t column, size_t left, int vectors) {
+LOD_INLINE void grad_ranks(const grad_block *b, size_t ldx, size_t column, size_t left, int vectors) {
     size_t r = b->args->r, q = 0;
     for (; q + LOD_GRAD_RANKS <= r; q += LOD_GRAD_RANKS) {
-        grad_tile(b, q, column, left, LOD_GRAD_RANKS, vectors);
+        grad_tile(b, ldx, q, column, left, LOD_GRAD_RANKS, vectors);
     }
     if (LOD_GRAD_RANKS > 4 && q + 4 <= r) {
-        grad_tile(b, q, column, left, 4, vectors);
+        grad_tile(b, ldx, q, column, left, 4, vectors);
         q += 4;
     }
     if (q + 2 <= r) {
-        grad_tile(b, q, column, left, 2, vectors);
+        grad_tile(b, ldx, q, column, left, 2, vectors);
         q += 2;
     }
     if (q < r) {
-        grad_tile(b, q, column, left, 1, vectors);
+        grad_tile(b, ldx, q, column, left, 1, vectors);
     }
 }
 
-static void grad_columns(const grad_block *b, size_t columns) {
+static void grad_columns(const grad_block *b, size_t ldx, size_t columns) {
     size_t j = 0;
     for (; LOD_GRAD_VECTORS == 2 && j + 16 < columns; j += 32) {
-        grad_ranks(b, j, smaller(16, columns - j - 16), 2);
+        grad_ranks(b, ldx, j, smaller(16, columns - j - 16), 2);
     }
     for (; j < columns; j += 16) {
-        grad_ranks(b, j, smaller(16, columns - j), 1);
+        grad_ranks(b, ldx, j, smaller(16, columns - j), 1);
     }
 }
 
@@ -337,37 +336,43 @@ LOD_INLINE void prefetch_row(const float *row, size_t n) {
     }
 }
 
-static void prefetch_rows(const lod_rank_grad_args *args, size_t t, size_t tokens, size_t column, size_t columns) {
-    for (size_t end = smaller(args->tokens, t + tokens); t < end; t++) {
-        prefetch_row(args->x + t * args->ldx + column, columns);
+// The same for `rows` rows from token t on, as far as there are such.
+LOD_INLINE void prefetch_rows(const lod_rank_grad_args *args, size_t t, size_t rows, size_t column, size_t columns) {
+    for (size_t i = 0; i < rows && t + i < args->tokens; i++) {
+        prefetch_row(args->x + (t + i) * args->ldx + column, columns);
     }
 }
 
-// The sums of the next block of tokens.
-static void grad_next(grad_block *b, size_t tokens, size_t columns) {
-    b->tokens = tokens;
-    b->first = b->t0 == 0, b->last = b->t0 + tokens == b->args->tokens;
-    grad_columns(b, columns);
-    b->t0 += tokens;
-}
-
-static void grad_whole(const lod_rank_grad_args *args, size_t column, size_t columns) {
+static void grad_whole(const lod_rank_grad_args *args, size_t column) {
     _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
-    grad_block b = {.args = args, .x = block[0], .ldx = GRAD_BLOCK_COLUMNS, .column = column};
+    const size_t columns = smaller(GRAD_BLOCK_COLUMNS, args->n - column); // a bound that unrolls the copy
+    size_t t0 = 0;
     do { // once even without a token: the sums are zeros then
-        size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - b.t0);
-        prefetch_rows(args, b.t0 + GRAD_BLOCK_TOKENS, tokens, column, columns);
+        size_t tokens = smaller(GRAD_BLOCK_TOKENS, args->tokens - t0);
         for (size_t i = 0; i < tokens; i++) {
-            size_t t = b.t0 + i;
+            size_t t = t0 + i;
+            if (t + GRAD_BLOCK_TOKENS < args->tokens) {
+                prefetch_row(args->x + (t + GRAD_BLOCK_TOKENS) * args->ldx + column, columns);
+            }
             const uint8_t *keep = args->keep ? args->keep + t * args->ldkeep + (args->keep_col + column) / 8 : NULL;
             copy_kept(args->x + t * args->ldx + column, keep, columns, block[i]);
         }
-        grad_next(&b, tokens, columns);
-    } while (b.t0 < args->tokens);
+        const grad_block b = {
+            .args = args,
+            .x = block[0],
+            .t0 = t0,
+            .tokens = tokens,
+            .column = column,
+            .first = t0 == 0,
+            .last = t0 + tokens == args->tokens,
+        };
+        grad_columns(&b, GRAD_BLOCK_COLUMNS, columns);
+        t0 += tokens;
+    } while (t0 < args->tokens);
 }
 
 // place[i] = the i-th column that is there; returns how many there are.
-static size_t list_places(const uint8_t *bits, size_t columns, uint8_t place[PACK_BLOCK_COLUMNS]) {
+static size_t list_places(const uint8_t *bits, size_t columns, uint8_t place[PACK_COLUMNS]) {
     size_t count = 0;
     for (size_t j = 0; j < columns; j++) {
         place[count] = (uint8_t)j;
@@ -380,7 +385,7 @@ static size_t list_places(const uint8_t *bits, size_t columns, uint8_t place[PAC
 static void grad_scatter(const lod_rank_grad_args *args, size_t column, size_t columns, const uint8_t *place,
                          size_t count) {
     for (size_t q = 0; q < args->r; q++) {
-        float sums[PACK_BLOCK_COLUMNS], *g = args->g + q * args->ldg + column;
+        float sums[PACK_COLUMNS], *g = args->g + q * args->ldg + column;
         memcpy(sums, g, count * sizeof *sums);
         memset(g, 0, columns * sizeof *g);
         for (size_t i = 0; i < count; i++) {
@@ -389,30 +394,44 @@ static void grad_scatter(const lod_rank_grad_args *args, size_t column, size_t c
     }
 }
 
-static void grad_packed(const lod_rank_grad_args *args, size_t column, size_t columns) {
-    _Alignas(64) float block[PACK_BLOCK_TOKENS * PACK_LD];
-    uint8_t place[PACK_BLOCK_COLUMNS];
+static void grad_packed(const lod_rank_grad_args *args, size_t column) {
+    _Alignas(64) float block[PACK_TOKENS * PACK_COLUMNS_LD];
+    const size_t columns = smaller(PACK_COLUMNS, args->n - column);
+    uint8_t place[PACK_COLUMNS];
     const uint8_t *bits = args->columns + (args->keep_col + column) / 8;
     const size_t count = list_places(bits, columns, place);
-    grad_block b = {.args = args, .x = block, .ldx = PACK_LD, .column = column};
+    size_t t0 = 0;
     do {
-        size_t tokens = smaller(PACK_BLOCK_TOKENS, args->tokens - b.t0), i = 0;
-        const float *x = args->x + b.t0 * args->ldx + column;
-        prefetch_rows(args, b.t0 + PACK_BLOCK_TOKENS, tokens, column, columns);
+        size_t tokens = smaller(PACK_TOKENS, args->tokens - t0), i = 0;
+        const float *x = args->x + t0 * args->ldx + column;
         for (; i + PACK_ROWS <= tokens; i += PACK_ROWS) {
-            pack_tile(x + i * args->ldx, args->ldx, PACK_ROWS, bits, columns, block + i * PACK_LD, PACK_LD);
+            for (size_t t = t0 + i + PACK_TOKENS; t < smaller(args->tokens, t0 + i + PACK_TOKENS + PACK_ROWS); t++) {
+                prefetch_row(args->x + t * args->ldx + column, columns);
+            }
+            pack_tile(x + i * args->ldx, args->ldx, PACK_ROWS, bits, columns, block + i * PACK_COLUMNS_LD,
+                      PACK_COLUMNS_LD);
         }
         for (; i < tokens; i++) {
-            pack_tile(x + i * args->ldx, 0, 1, bits, columns, block + i * PACK_LD, 0);
+            pack_tile(x + i * args->ldx, 0, 1, bits, columns, block + i * PACK_COLUMNS_LD, 0);
         }
-        grad_next(&b, tokens, count);
-    } while (b.t0 < args->tokens);
+        const grad_block b = {
+            .args = args,
+            .x = block,
+            .t0 = t0,
+            .tokens = tokens,
+            .column = column,
+            .first = t0 == 0,
+            .last = t0 + tokens == args->tokens,
+        };
+        grad_columns(&b, PACK_COLUMNS_LD, count);
+        t0 += tokens;
+    } while (t0 < args->tokens);
     grad_scatter(args, column, columns, place, count);
 }
 
 void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
-    const size_t step = args->columns ? PACK_BLOCK_COLUMNS : GRAD_BLOCK_COLUMNS;
+    const size_t step = args->columns ? PACK_COLUMNS : GRAD_BLOCK_COLUMNS;
     for (size_t j = 0; j < args->n; j += step) {
-        (args->columns ? grad_packed : grad_whole)(args, j, smaller(step, args->n - j));
+        (args->columns ? grad_packed : grad_whole)(args, j);
     }
 }
