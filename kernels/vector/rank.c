@@ -336,13 +336,6 @@ LOD_INLINE void prefetch_row(const float *row, size_t n) {
     }
 }
 
-// The same for `rows` rows from token t on, as far as there are such.
-LOD_INLINE void prefetch_rows(const lod_rank_grad_args *args, size_t t, size_t rows, size_t column, size_t columns) {
-    for (size_t i = 0; i < rows && t + i < args->tokens; i++) {
-        prefetch_row(args->x + (t + i) * args->ldx + column, columns);
-    }
-}
-
 static void grad_whole(const lod_rank_grad_args *args, size_t column) {
     _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
     const size_t columns = smaller(GRAD_BLOCK_COLUMNS, args->n - column); // a bound that unrolls the copy
