@@ -29,5 +29,6 @@ void tune_read_model(tune_shapes *shapes, const char *folder, size_t examples, s
     tune_add(shapes, &(tune_shape){.name = "attention", .kind = LOD_PLAN_ATTENTION,
                                    .shape.attention = {c.heads, c.kv_heads, c.head_dim, length, length}});
     tune_add(shapes, &(tune_shape){.name = "loss", .kind = LOD_PLAN_LOSS,
-                                   .shape.loss = {c.hidden_size, c.vocab_size, examples * length}});
+                                   .shape.loss = {.n_in = c.hidden_size, .vocabulary = c.vocab_size,
+                                                  .tokens = examples * length}});
 }
