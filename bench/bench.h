@@ -46,6 +46,8 @@ void bench_free_shapes(bench_shapes *shapes);
 
 // --- memory.c: on huge pages, because on small ones it is chance whether blocks collide in the second cache ---
 void *bench_memory(size_t bytes);
+// Zeroed, to the program's end: what benchmarks are registered with. NULL: no memory.
+void *bench_keep(size_t count, size_t size);
 float *bench_floats(size_t count);
 // Uniform in [-1, 1), the same for the same site.
 float *bench_random(size_t rows, size_t cols, uint32_t site);

@@ -136,8 +136,7 @@ void bench_add_attentions(const bench_shapes *shapes, lod_isa isa, unsigned thre
         {"weight_p0.1", {.compensation = LOD_COMPENSATION_INVERTED, .p = 0.1, .seed = 1}},
     };
     enum { WORKS = sizeof works / sizeof works[0] };
-    static attention_case *cases; // the benchmarks hold on to them
-    cases = calloc(shapes->attention_count * BENCH_PASSES * WORKS + 1, sizeof *cases);
+    attention_case *cases = bench_keep(shapes->attention_count * BENCH_PASSES * WORKS, sizeof *cases);
     if (!cases) return;
     attention_case *next = cases;
     for (size_t i = 0; i < shapes->attention_count; i++) {

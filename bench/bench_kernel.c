@@ -126,9 +126,9 @@ static bool is_new(const kernel_case *list, const char *name) {
 }
 
 static void add_case(const lod_kernel *kernel, const kernel_bench *bench, const kernel_shape *shape, bool cold) {
-    static kernel_case *list; // the benchmarks hold on to them
+    static kernel_case *list;
     kernel_build b = {.kernel = kernel, .shape = shape, .bench = bench, .rate = bench->rate};
-    kernel_case *c = calloc(1, sizeof *c);
+    kernel_case *c = bench_keep(1, sizeof *c);
     if (!c || !make_arena()) {
         fputs("lodrop-bench: no memory for kernels\n", stderr);
         exit(1);
@@ -139,10 +139,7 @@ static void add_case(const lod_kernel *kernel, const kernel_bench *bench, const 
     if (bench->rate > 0) snprintf(rate, sizeof rate, "_p%g", bench->rate);
     snprintf(c->name, sizeof c->name, "%s/%s/%s%s%s%s/%s", lod_op_text(kernel->op), strstr(kernel->name, "__") + 2,
              bench->name ? bench->name : "", bench->name ? "_" : "", b.text, rate, cold ? "cold" : "hot");
-    if (!is_new(list, c->name)) {
-        free(c);
-        return;
-    }
+    if (!is_new(list, c->name)) return;
     c->kernel = kernel, c->bench = bench, c->shape = *shape, c->cold = cold, c->next = list;
     list = c;
     gb_add(c->name, run_kernel, c);

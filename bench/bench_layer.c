@@ -58,8 +58,7 @@ static void add_layer(const layer_case *c) {
 
 void bench_add_layers(const bench_shapes *shapes, lod_isa isa, unsigned threads) {
     enum { WORKS = 4 };
-    static layer_case *cases; // the benchmarks hold on to them
-    cases = calloc(shapes->layer_count * BENCH_PASSES * WORKS * 2 + 1, sizeof *cases);
+    layer_case *cases = bench_keep(shapes->layer_count * BENCH_PASSES * WORKS * 2, sizeof *cases);
     if (!cases) return;
     layer_case *next = cases;
     for (size_t i = 0; i < shapes->layer_count; i++) {

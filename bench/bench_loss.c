@@ -84,8 +84,7 @@ static void run_loss(gb_state *state, const void *context) {
 
 void bench_add_losses(const bench_shapes *shapes, lod_isa isa, unsigned threads) {
     static const bench_pass passes[] = {BENCH_FORWARD, BENCH_BOTH};
-    static loss_case *cases; // the benchmarks hold on to them
-    cases = calloc(shapes->loss_count * 2 + 1, sizeof *cases);
+    loss_case *cases = bench_keep(shapes->loss_count * 2, sizeof *cases);
     for (size_t i = 0; cases && i < shapes->loss_count * 2; i++) {
         cases[i] = (loss_case){.shape = shapes->losses[i / 2], .pass = passes[i % 2], .isa = isa, .threads = threads};
         char name[160];

@@ -161,8 +161,7 @@ static void run_rowwise(gb_state *state, const void *context) {
 }
 
 void bench_add_rowwises(const bench_shapes *shapes, lod_isa isa, unsigned threads) {
-    static rowwise_case *cases; // the benchmarks hold on to them
-    cases = calloc(shapes->rowwise_count * OPS + 1, sizeof *cases);
+    rowwise_case *cases = bench_keep(shapes->rowwise_count * OPS, sizeof *cases);
     for (size_t i = 0; cases && i < shapes->rowwise_count * OPS; i++) {
         cases[i] = (rowwise_case){.shape = shapes->rowwises[i / OPS], .op = i % OPS, .isa = isa, .threads = threads};
         char name[160];

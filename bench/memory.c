@@ -1,4 +1,5 @@
-// Operands of benchmarks.
+// Memory of benchmarks.
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,6 +12,29 @@ void *bench_memory(size_t bytes) {
     void *memory = aligned_alloc(huge_page, lod_round_up(bytes, huge_page));
     if (memory) madvise(memory, lod_round_up(bytes, huge_page), MADV_HUGEPAGE);
     return memory;
+}
+
+typedef struct kept {
+    struct kept *next;
+    max_align_t data[];
+} kept;
+static kept *all_kept;
+
+static void free_kept(void) {
+    while (all_kept) {
+        kept *next = all_kept->next;
+        free(all_kept);
+        all_kept = next;
+    }
+}
+
+void *bench_keep(size_t count, size_t size) {
+    kept *k = calloc(1, sizeof *k + count * size);
+    if (!k) return NULL;
+    if (!all_kept) atexit(free_kept);
+    k->next = all_kept;
+    all_kept = k;
+    return k->data;
 }
 
 float *bench_floats(size_t count) {
