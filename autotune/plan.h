@@ -89,6 +89,13 @@ double lod_trial_run(lod_trial *trial, const lod_choice *choice, size_t runs);
 
 // --- search.c: the choice that measures best, starting from the plan's own ---
 lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err);
+// Time as it passes.
+double lod_clock_seconds(void);
+
+// --- wisdom_text.c ---
+enum { LOD_BLOCKS_TEXT = 64 };
+// "6x16 mc 258 kc 288 columns"
+void lod_print_blocks(const lod_blocks *blocks, char text[LOD_BLOCKS_TEXT]);
 
 // --- wisdom.c: choices that were measured, by the text of a plan's class ---
 // The same shape with counts of tokens rounded up to powers of two and rank 0, for which choices are measured and kept.

@@ -18,7 +18,7 @@ void lod_plan_time_limit(double seconds) {
     time_limit = seconds;
 }
 
-static double clock_seconds(void) {
+double lod_clock_seconds(void) {
     struct timespec time;
     clock_gettime(CLOCK_MONOTONIC, &time);
     return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
@@ -100,7 +100,7 @@ static bool compete(search *s) {
     while (left > 1 && rounds < ROUNDS_MOST) {
         for (size_t i = 0; i < s->count; i++) {
             if (!s->list[i].out && !sample(s, &s->list[i], rounds)) return false;
-            if (clock_seconds() < s->deadline) continue;
+            if (lod_clock_seconds() < s->deadline) continue;
             if (rounds >= ROUNDS_LEAST) s->plan->choice = s->list[winner(s, rounds)].choice; // of whole rounds
             return true;
         }
@@ -162,7 +162,7 @@ static bool search_class(lod_plan *class, lod_rigor rigor, double deadline) {
 
 lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err) {
     lod_plan class = lod_plan_class(plan);
-    const double limit = time_limit, deadline = limit < 0 ? INFINITY : clock_seconds() + limit;
+    const double limit = time_limit, deadline = limit < 0 ? INFINITY : lod_clock_seconds() + limit;
     lod_estimate(&class);
     lod_plan_settle(&class);
     if (has_choice(&class) && !search_class(&class, rigor, deadline)) {

@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "tune.h"
 
@@ -119,12 +118,6 @@ static options parse(int argc, char **argv) {
 
 // --- Planning ---
 
-static double clock_seconds(void) {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
-}
-
 void tune_add(tune_shapes *shapes, const tune_shape *shape) {
     tune_shape *list = realloc(shapes->list, (shapes->count + 1) * sizeof *list);
     if (!list) {
@@ -155,13 +148,11 @@ static lod_plan plan_shape(const tune_shape *s, unsigned threads, lod_rigor rigo
 // --- What is printed ---
 
 static void print_choice(const lod_choice *c, lod_plan_part part) {
-    char text[64];
+    char text[LOD_BLOCKS_TEXT];
     if (part == LOD_PART_ATTENTION) {
         snprintf(text, sizeof text, "%ux%u queries %zu", c->tile->mr, c->tile->nr, c->query_block);
     } else {
-        const lod_blocks *b = part == LOD_PART_FORWARD ? &c->forward : &c->backward;
-        snprintf(text, sizeof text, "%ux%u mc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->kc,
-                 b->cut_tokens ? "tokens" : "columns");
+        lod_print_blocks(part == LOD_PART_FORWARD ? &c->forward : &c->backward, text);
     }
     printf("  %-30s", text);
 }
@@ -279,7 +270,7 @@ static void read_shapes(tune_shapes *shapes, const options *o) {
 
 int main(int argc, char **argv) {
     const options o = parse(argc, argv);
-    const double begin = clock_seconds();
+    const double begin = lod_clock_seconds();
     const char *isa;
     lod_error err;
     tune_shapes shapes = {0};
@@ -288,12 +279,12 @@ int main(int argc, char **argv) {
     if (o.mode != MODE_AUDIT) load_wisdom(&o); // an audit measures anew
     printf("%s, threads %u: %s\n", isa, o.threads, mode_texts[o.mode]);
     for (size_t i = 0; i < shapes.count; i++) {
-        double left = o.time_limit - (clock_seconds() - begin);
+        double left = o.time_limit - (lod_clock_seconds() - begin);
         if (o.time_limit >= 0) lod_plan_time_limit(left > 0 ? left / (double)(shapes.count - i) : 0);
         tune(&shapes.list[i], &o);
     }
     if (o.mode != MODE_ESTIMATE) save_wisdom(&o);
-    printf("%.1f s\n", clock_seconds() - begin);
+    printf("%.1f s\n", lod_clock_seconds() - begin);
     free(shapes.list);
     if (fflush(stdout) != 0 || ferror(stdout)) {
         fputs("lodrop-tune: standard output: cannot write\n", stderr);

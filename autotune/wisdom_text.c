@@ -12,8 +12,6 @@
 
 #include "wisdom_entries.h"
 
-enum { BLOCKS_TEXT = 64 };
-
 // --- The header ---
 
 static uint64_t hash_of_kernels(void) {
@@ -47,21 +45,21 @@ static const char *rigor_text(lod_rigor rigor) {
     return rigor == LOD_EXHAUSTIVE ? "exhausted" : "measured";
 }
 
-static void print_blocks(const lod_blocks *b, char text[BLOCKS_TEXT]) {
-    snprintf(text, BLOCKS_TEXT, "%ux%u mc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->kc,
+void lod_print_blocks(const lod_blocks *b, char text[LOD_BLOCKS_TEXT]) {
+    snprintf(text, LOD_BLOCKS_TEXT, "%ux%u mc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->kc,
              b->cut_tokens ? "tokens" : "columns");
 }
 
 void lod_wisdom_print_entry(const lod_wisdom_entry *entry, char line[LOD_ENTRY_SIZE]) {
     const lod_choice *c = &entry->choice;
-    char forward[BLOCKS_TEXT], backward[BLOCKS_TEXT];
+    char forward[LOD_BLOCKS_TEXT], backward[LOD_BLOCKS_TEXT];
     if (c->tile) {
         snprintf(line, LOD_ENTRY_SIZE, "%s: %s, %ux%u queries %zu", entry->key, rigor_text(entry->rigor), c->tile->mr,
                  c->tile->nr, c->query_block);
         return;
     }
-    print_blocks(&c->forward, forward);
-    print_blocks(&c->backward, backward);
+    lod_print_blocks(&c->forward, forward);
+    lod_print_blocks(&c->backward, backward);
     snprintf(line, LOD_ENTRY_SIZE, "%s: %s, forward %s, backward %s", entry->key, rigor_text(entry->rigor), forward,
              backward);
 }
