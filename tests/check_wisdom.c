@@ -112,7 +112,7 @@ CHECK_ONCE(wisdom_refused, 0) {
     static const char *const entries[][2] = {
         {"heads=4", "heads=3"},         {"heads=4", "heads=04"},   {"heads=4", "heads=+4"},
         {"keys=128", "keys=127"},       {"keys=128", "keys=4096"}, {"tokens=128", "tokens=18446744073709551744"},
-        {" queries ", " queries -"},    {" queries ", " queries 1"}, {"measured", "guessed"},
+        {" queries ", " queries -"},    {" queries ", " queries 9999"}, {"measured", "guessed"},
         {"exhausted", "measured\t"},    {"n_in=100", "n_in=0"},    {"n_in=100", "n_in=99999999999"},
         {"forward ", "forward 9"},      {"mc ", "mc 0"},           {"mc ", "mc 9999"},
         {"kc ", "kc 1"},                {"kc ", "kc -"},           {"columns, backward", "rows, backward"},
