@@ -111,13 +111,13 @@ size_t lod_seen(const lod_key_list *list, size_t entry, size_t count, size_t que
 lod_attention_mask lod_block_mask(const lod_attention_call *c, const lod_attention_piece *p, const lod_key_list *list,
                                   size_t head, size_t entry, size_t query);
 
-// S = Q K' (or dP = dO V') of a query block, where the keys of each panel are seen.
-void lod_scores(const lod_attention_call *c, const lod_key_list *list, size_t entry, size_t count, size_t query,
-                size_t rows, const float *a, const float *panels, float *s);
+// S = Q K' (or dP = dO V') of a query block whose rows see so many keys: each strip of rows over the keys that its last
+// one sees.
+void lod_scores(const lod_attention_call *c, const uint32_t *seen, size_t rows, const float *a, const float *panels,
+                float *s);
 
-// sum += weights rows, for O += P V and dQ += dS K of a query block: each strip of rows over the keys that its last one
-// sees.
-void lod_add_key_rows(const lod_attention_call *c, const lod_attention_scratch *w, size_t rows, const float *weights,
+// sum += weights rows, for O += P V and dQ += dS K of a query block, likewise.
+void lod_add_key_rows(const lod_attention_call *c, const uint32_t *seen, size_t rows, const float *weights,
                       const float *key_rows, float *sum);
 
 // --- the loop nests ---

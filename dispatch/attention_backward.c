@@ -43,16 +43,26 @@ static void end_head(const work *t, size_t head) {
 
 // --- Products ---
 
+// The queries of a block that do not see an entry of the list yet.
+static size_t skipped(const lod_key_list *list, size_t entry, size_t query) {
+    size_t first = lod_first_query(list, entry);
+    return first > query ? first - query : 0;
+}
+
 // dV += P' dO (scores P, rows dO) or dK += dS' Q, each strip of keys over the queries that see its first one.
 static void add_to_keys(const work *t, const lod_key_list *list, size_t entry, size_t count, size_t query, size_t rows,
                         const float *scores, const float *b, float *sum) {
     const lod_attention_call *c = t->c;
-    for (size_t j = 0; j < count; j += t->step) {
-        size_t first = lod_first_query(list, entry + j), skip = first > query ? first - query : 0;
+    size_t m;
+    for (size_t j = 0; j < count; j += m) {
+        const size_t skip = skipped(list, entry + j, query);
+        for (m = lod_min(t->step, count - j); j + m < count; m = lod_min(m + t->step, count - j)) {
+            if (skipped(list, entry + j + m, query) != skip) break;
+        }
         c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
-            .m = lod_min(t->step, count - j), .n = c->d16, .k = rows - skip, .a = scores + skip * LOD_SCORE_LD + j,
-            .a_row = 1, .a_depth = LOD_SCORE_LD, .b = b + skip * c->d16, .b_depth = c->d16, .b_panel = 16,
-            .c = sum + j * c->d16, .ldc = c->d16});
+            .m = m, .n = c->d16, .k = rows - skip, .a = scores + skip * LOD_SCORE_LD + j, .a_row = 1,
+            .a_depth = LOD_SCORE_LD, .b = b + skip * c->d16, .b_depth = c->d16, .b_panel = 16, .c = sum + j * c->d16,
+            .ldc = c->d16});
     }
 }
 
@@ -67,13 +77,13 @@ static void query_block(const work *t, const lod_key_list *list, size_t head, si
     const size_t row = lod_state_row(c, head, query), lse = (a->queries.start[t->p->segment] + query) * heads + h;
     const size_t seen = lod_seen(list, entry, count, query, rows, w->seen);
     const bool values = list->keep != LOD_KEEP_NONE;
-    lod_scores(c, list, entry, seen, query, rows, w->q + row * c->d16, w->k_panels, w->s);
-    if (values) lod_scores(c, list, entry, seen, query, rows, w->o + row * c->d16, w->v_panels, w->dp);
+    lod_scores(c, w->seen, rows, w->q + row * c->d16, w->k_panels, w->s);
+    if (values) lod_scores(c, w->seen, rows, w->o + row * c->d16, w->v_panels, w->dp);
     c->kernels.grad(&(lod_attention_grad_args){
         .rows = rows, .n = seen, .seen = w->seen, .mask = lod_block_mask(c, t->p, list, h, entry, query), .s = w->s,
         .dp = w->dp, .lse = a->lse + lse, .lse_visible = a->lse_visible ? a->lse_visible + lse : NULL, .ldlse = heads,
         .delta = w->m + row});
-    if (t->p->dq) lod_add_key_rows(c, w, rows, w->dp, w->k_rows, w->dq + row * c->d16);
+    if (t->p->dq) lod_add_key_rows(c, w->seen, rows, w->dp, w->k_rows, w->dq + row * c->d16);
     if (!t->p->dkv) return;
     if (values) add_to_keys(t, list, entry, seen, query, rows, w->s, w->o + row * c->d16, w->dv);
     add_to_keys(t, list, entry, seen, query, rows, w->dp, w->q + row * c->d16, w->dk);

@@ -38,13 +38,13 @@ static void key_block(const lod_attention_call *c, const lod_attention_piece *p,
         rows = lod_min(c->plan->choice.query_block, p->queries.end - query);
         const size_t row = lod_state_row(c, head, query);
         size_t seen = lod_seen(list, entry, count, query, rows, w->seen);
-        lod_scores(c, list, entry, seen, query, rows, w->q + row * c->d16, w->k_panels, w->s);
+        lod_scores(c, w->seen, rows, w->q + row * c->d16, w->k_panels, w->s);
         c->kernels.softmax(&(lod_attention_softmax_args){
             .rows = rows, .n = seen, .head_dim = c->d, .seen = w->seen,
             .mask = lod_block_mask(c, p, list, p->kv * c->group + head, entry, query), .s = w->s, .m = w->m + row,
             .l = w->l + row * 16, .dropped_m = w->dropped_m + row, .dropped_l = w->dropped_l + row * 16,
             .o = w->o + row * c->d16});
-        if (list->keep != LOD_KEEP_NONE) lod_add_key_rows(c, w, rows, w->s, w->v_rows, w->o + row * c->d16);
+        if (list->keep != LOD_KEEP_NONE) lod_add_key_rows(c, w->seen, rows, w->s, w->v_rows, w->o + row * c->d16);
     }
 }
 

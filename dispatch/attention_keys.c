@@ -131,30 +131,37 @@ lod_attention_mask lod_block_mask(const lod_attention_call *c, const lod_attenti
     return mask;
 }
 
-void lod_scores(const lod_attention_call *c, const lod_key_list *list, size_t entry, size_t count, size_t query,
-                size_t rows, const float *a, const float *panels, float *s) {
-    size_t width;
-    for (size_t j = 0; j < count; j += width) {
-        size_t first = lod_first_query(list, entry + j), skip = first > query ? first - query : 0;
-        // A wide tile takes panels that the same rows see.
-        for (width = 16; width < c->kernels.tile->nr && j + width < count; width += 16) {
-            if (lod_first_query(list, entry + j + width) > query + skip) break;
-        }
+// Strips of a tile's rows from r on whose last row sees as many keys, in whole grains: *keys. Returns the rows.
+static size_t strips_alike(const uint32_t *seen, size_t r, size_t rows, size_t mr, size_t grain, size_t *keys) {
+    size_t m = lod_min(mr, rows - r), next;
+    *keys = lod_round_up(seen[r + m - 1], grain);
+    for (; r + m < rows; m = next) {
+        next = lod_min(m + mr, rows - r);
+        if (lod_round_up(seen[r + next - 1], grain) != *keys) break;
+    }
+    return m;
+}
+
+void lod_scores(const lod_attention_call *c, const uint32_t *seen, size_t rows, const float *a, const float *panels,
+                float *s) {
+    size_t m, keys;
+    for (size_t r = 0; r < rows; r += m) {
+        m = strips_alike(seen, r, rows, c->kernels.tile->mr, 16, &keys);
+        if (keys == 0) continue;
         c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
-            .m = rows - skip, .n = width, .k = c->d, .a = a + skip * c->d16, .a_row = c->d16, .a_depth = 1,
-            .b = panels + j * c->d16, .b_depth = 16, .b_panel = 16 * c->d16, .first = true,
-            .c = s + skip * LOD_SCORE_LD + j, .ldc = LOD_SCORE_LD});
+            .m = m, .n = keys, .k = c->d, .a = a + r * c->d16, .a_row = c->d16, .a_depth = 1, .b = panels,
+            .b_depth = 16, .b_panel = 16 * c->d16, .first = true, .c = s + r * LOD_SCORE_LD, .ldc = LOD_SCORE_LD});
     }
 }
 
-void lod_add_key_rows(const lod_attention_call *c, const lod_attention_scratch *w, size_t rows, const float *weights,
+void lod_add_key_rows(const lod_attention_call *c, const uint32_t *seen, size_t rows, const float *weights,
                       const float *key_rows, float *sum) {
-    const size_t mr = c->kernels.tile->mr;
-    for (size_t r = 0; r < rows; r += mr) {
-        size_t m = lod_min(mr, rows - r), k = w->seen[r + m - 1];
-        if (k == 0) continue;
+    size_t m, keys;
+    for (size_t r = 0; r < rows; r += m) {
+        m = strips_alike(seen, r, rows, c->kernels.tile->mr, 1, &keys);
+        if (keys == 0) continue;
         c->kernels.tile->fn.attention_tile_f32(&(lod_attention_tile_args){
-            .m = m, .n = c->d16, .k = k, .a = weights + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
+            .m = m, .n = c->d16, .k = keys, .a = weights + r * LOD_SCORE_LD, .a_row = LOD_SCORE_LD, .a_depth = 1,
             .b = key_rows, .b_depth = c->d16, .b_panel = 16, .c = sum + r * c->d16, .ldc = c->d16});
     }
 }
