@@ -116,20 +116,26 @@ LOD_INLINE v16 exp_of(const float *s, v16 shift) {
     return v16_exp_softmax(v16_sub(v16_load(s), shift));
 }
 
-// Moves m on to the new maximum and returns alpha.
-LOD_INLINE float move_max(float *m, float max) {
-    if (max == *m) return 1.0f; // exp(0), nearly always
-    float alpha = v16_first(v16_exp_softmax(v16_sub(v16_set1(*m), v16_set1(max))));
-    *m = max;
-    return alpha;
+// Rows whose maxima are found together: one exp then serves all of them, and no row waits for its own.
+enum { STRIP_ROWS = 16 };
+
+// Moves each m on to its row's new maximum; alpha is exp(what it was - what it is).
+LOD_INLINE void move_maxima(const float *s, const uint32_t *seen, size_t rows, uint16_t (*counted)[8], float *m,
+                            float alpha[STRIP_ROWS]) {
+    float max[STRIP_ROWS] = {0}, was[STRIP_ROWS] = {0};
+    for (size_t i = 0; i < rows; i++) {
+        was[i] = m[i];
+        m[i] = max[i] = counted_max(s + i * LOD_SCORE_LD, seen[i], counted ? counted[i] : NULL, was[i]);
+    }
+    v16_store(alpha, v16_exp_softmax(v16_sub(v16_load(was), v16_load(max))));
+    for (size_t i = 0; i < STRIP_ROWS; i++) alpha[i] = max[i] == was[i] ? 1.0f : alpha[i]; // of infinities too
 }
 
-// The sums of one row: m and l move on over what `counted` counts (NULL: all that is seen). If s_kept is not NULL, the
-// weights that `kept` keeps are written there. Returns alpha.
-LOD_INLINE float sum_row(const float *s, size_t seen, const uint16_t *counted, const uint16_t *kept, float *s_kept,
-                         float *m, float *lanes) {
-    float alpha = move_max(m, counted_max(s, seen, counted, *m));
-    v16 shift = v16_set1(*m), l = v16_load(lanes);
+// The lanes of one row's sum move on over what `counted` counts (NULL: all that is seen). If s_kept is not NULL, the
+// weights that `kept` keeps are written there.
+LOD_INLINE void sum_row(const float *s, size_t seen, const uint16_t *counted, const uint16_t *kept, float *s_kept,
+                        float m, float alpha, float *lanes) {
+    v16 shift = v16_set1(m), l = v16_load(lanes);
     for (size_t j = 0; j < seen; j += 16) {
         v16 e = exp_of(s + j, shift);
         if (counted || j + 16 > seen) e = v16_keep(counted_lanes(seen, counted, j), e);
@@ -137,7 +143,6 @@ LOD_INLINE float sum_row(const float *s, size_t seen, const uint16_t *counted, c
         if (s_kept) v16_store(s_kept + j, kept ? v16_keep(m16_from_bits(kept[j / 16]), e) : e);
     }
     v16_store(lanes, l);
-    return alpha;
 }
 
 LOD_INLINE void scale_row(float *o, size_t n, float alpha) {
@@ -148,28 +153,47 @@ LOD_INLINE void zero_columns(float *s, size_t seen, size_t n) {
     for (size_t j = padded(seen); j < n; j += 16) v16_store(s + j, v16_zero());
 }
 
-LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_keep keep) {
+// The sums of what NOGRAD drops.
+LOD_INLINE void sum_dropped(const lod_attention_softmax_args *a, size_t first, size_t rows, uint16_t (*bits)[8]) {
+    uint16_t others[STRIP_ROWS][8];
+    float alpha[STRIP_ROWS], *m = a->dropped_m + first;
+    const float *s = a->s + first * LOD_SCORE_LD;
+    for (size_t i = 0; bits && i < rows; i++) complement(bits[i], others[i]);
+    move_maxima(s, a->seen + first, rows, bits ? others : NULL, m, alpha);
+    for (size_t i = 0; i < rows; i++) {
+        sum_row(s + i * LOD_SCORE_LD, a->seen[first + i], bits ? others[i] : NULL, NULL, NULL, m[i], alpha[i],
+                a->dropped_l + (first + i) * 16);
+    }
+}
+
+LOD_INLINE void softmax_strip(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_keep keep,
+                              const drawer *d, size_t first, size_t rows) {
     const size_t d16 = padded(a->head_dim);
-    uint16_t kept[8], others[8];
+    const uint32_t *seen = a->seen + first;
+    float *s = a->s + first * LOD_SCORE_LD, *m = a->m + first, alpha[STRIP_ROWS];
+    uint16_t kept[STRIP_ROWS][8];
+    uint16_t (*bits)[8] = keep == LOD_KEEP_DRAWN ? kept : NULL;
+    for (size_t i = 0; bits && i < rows; i++) draw_row(d, &a->mask, first + i, kept[i]);
+    if (mode == LOD_ATTENTION_NOGRAD && keep != LOD_KEEP_ALL) sum_dropped(a, first, rows, bits);
+    if (keep == LOD_KEEP_NONE) {
+        for (size_t i = 0; i < rows; i++) zero_columns(s + i * LOD_SCORE_LD, 0, a->n);
+        return;
+    }
+    const bool selects = mode == LOD_ATTENTION_WEIGHTS; // else what is not counted is +0 already
+    move_maxima(s, seen, rows, selects ? NULL : bits, m, alpha);
+    for (size_t i = 0; i < rows; i++, s += LOD_SCORE_LD) {
+        const uint16_t *row_bits = bits ? bits[i] : NULL;
+        sum_row(s, seen[i], selects ? NULL : row_bits, selects ? row_bits : NULL, s, m[i], alpha[i],
+                a->l + (first + i) * 16);
+        if (alpha[i] != 1.0f) scale_row(a->o + (first + i) * d16, a->head_dim, alpha[i]);
+        zero_columns(s, seen[i], a->n);
+    }
+}
+
+LOD_INLINE void softmax_rows(const lod_attention_softmax_args *a, lod_attention_mode mode, lod_keep keep) {
     const drawer d = draw_begin(&a->mask);
-    for (size_t i = 0; i < a->rows; i++) {
-        float *s = a->s + i * LOD_SCORE_LD;
-        const size_t seen = a->seen[i];
-        const uint16_t *bits = keep == LOD_KEEP_DRAWN ? kept : NULL;
-        if (keep == LOD_KEEP_DRAWN) draw_row(&d, &a->mask, i, kept);
-        if (mode == LOD_ATTENTION_NOGRAD && keep != LOD_KEEP_ALL) {
-            if (bits) complement(kept, others);
-            sum_row(s, seen, bits ? others : NULL, NULL, NULL, a->dropped_m + i, a->dropped_l + i * 16);
-        }
-        if (keep == LOD_KEEP_NONE) {
-            zero_columns(s, 0, a->n);
-            continue;
-        }
-        const uint16_t *counted = mode == LOD_ATTENTION_WEIGHTS ? NULL : bits;
-        const uint16_t *selected = mode == LOD_ATTENTION_WEIGHTS ? bits : NULL; // what is not counted is +0 already
-        float alpha = sum_row(s, seen, counted, selected, s, a->m + i, a->l + i * 16);
-        if (alpha != 1.0f) scale_row(a->o + i * d16, a->head_dim, alpha);
-        zero_columns(s, seen, a->n);
+    for (size_t i = 0; i < a->rows; i += STRIP_ROWS) {
+        softmax_strip(a, mode, keep, &d, i, a->rows - i < STRIP_ROWS ? a->rows - i : STRIP_ROWS);
     }
 }
 
