@@ -1,30 +1,18 @@
 // curves.svg, drawn by hand: two axes, three curves, a legend.
 #include <inttypes.h>
 #include <math.h>
-#include <stdarg.h>
 
-#include "file.h"
 #include "history.h"
+#include "svg.h"
 
 enum { WIDTH = 800, HEIGHT = 440, LEFT = 64, RIGHT = 16, TOP = 40, BOTTOM = 44, MAX_POINTS = 1000 };
 
 struct plot {
-    struct file_writer out;
+    struct svg svg;
     const struct history *h;
     double low, high; // losses at the lower and the upper edge
     double steps;     // at the right edge
-    bool good;
-    fault *f;
 };
-
-__attribute__((format(printf, 2, 3))) static void put(struct plot *p, const char *format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    int length = vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    p->good = p->good && file_write(&p->out, text, (size_t)length, p->f);
-}
 
 static double x_of(const struct plot *p, double step) {
     return LEFT + (WIDTH - LEFT - RIGHT) * (p->steps > 1 ? (step - 1) / (p->steps - 1) : 0.5);
@@ -59,79 +47,79 @@ static void find_range(struct plot *p) {
     }
 }
 
-static void draw_axes(struct plot *p) {
-    put(p,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\" "
-        "font-size=\"12\">\n",
-        WIDTH, HEIGHT);
-    put(p, "<rect width=\"%d\" height=\"%d\" fill=\"white\"/>\n", WIDTH, HEIGHT);
+static void draw_ticks(struct plot *p) {
     double dy = tick_distance(p->high - p->low, 8), dx = fmax(1, tick_distance(p->steps, 10));
     for (double loss = ceil(p->low / dy) * dy; loss <= p->high; loss += dy) {
-        put(p, "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
-            LEFT, y_of(p, loss), WIDTH - RIGHT, LEFT - 6, y_of(p, loss) + 4, loss);
+        svg_put(&p->svg,
+                "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
+                LEFT, y_of(p, loss), WIDTH - RIGHT, LEFT - 6, y_of(p, loss) + 4, loss);
     }
     for (double step = dx; step <= p->steps; step += dx) {
-        put(p, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>\n", x_of(p, step), HEIGHT - BOTTOM + 18,
-            step);
+        svg_put(&p->svg, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>\n", x_of(p, step),
+                HEIGHT - BOTTOM + 18, step);
     }
-    put(p, "<path d=\"M%d %dV%dH%d\" stroke=\"black\" fill=\"none\"/>\n", LEFT, TOP, HEIGHT - BOTTOM, WIDTH - RIGHT);
-    put(p, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">step</text>\n", (WIDTH + LEFT) / 2, HEIGHT - 8);
-    put(p, "<text x=\"%d\" y=\"20\">loss (nats per target)</text>\n", LEFT);
 }
 
 static void draw_legend(struct plot *p, int place, const char *colour, const char *text) {
     int x = 300 + 160 * place;
-    put(p, "<path d=\"M%d 16h24\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%d\" y=\"20\">%s</text>\n", x, colour,
-        x + 30, text);
+    svg_put(&p->svg, "<path d=\"M%d 16h24\" stroke=\"%s\" stroke-width=\"3\"/><text x=\"%d\" y=\"20\">%s</text>\n", x,
+            colour, x + 30, text);
 }
 
 // Training loss, each point the mean of the last `window` steps.
 static void draw_training(struct plot *p, size_t window, const char *colour, double width) {
     size_t stride = p->h->count / MAX_POINTS + 1;
     double sum = 0;
-    put(p, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"%g\" points=\"", colour, width);
+    svg_put(&p->svg, "<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"%g\" points=\"", colour, width);
     for (size_t i = 0; i < p->h->count; i++) {
         sum += p->h->list[i].loss - (i >= window ? p->h->list[i - window].loss : 0);
         double mean = sum / (double)(i + 1 < window ? i + 1 : window);
         if (i % stride == 0 || i + 1 == p->h->count) {
-            put(p, "%.1f,%.1f ", x_of(p, (double)p->h->list[i].step), y_of(p, fmin(fmax(mean, p->low), p->high)));
+            svg_put(&p->svg, "%.1f,%.1f ", x_of(p, (double)p->h->list[i].step),
+                    y_of(p, fmin(fmax(mean, p->low), p->high)));
         }
     }
-    put(p, "\"/>\n");
+    svg_put(&p->svg, "\"/>\n");
 }
 
 static void draw_held_out(struct plot *p, const char *colour) {
-    put(p, "<g fill=\"%s\">\n", colour);
+    svg_put(&p->svg, "<g fill=\"%s\">\n", colour);
     for (size_t i = 0; i < p->h->count; i++) {
         const struct step_metrics *m = &p->h->list[i];
         if (m->eval_loss >= 0) {
-            put(p, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"><title>step %" PRIu64 ": %.5f</title></circle>\n",
-                x_of(p, (double)m->step), y_of(p, m->eval_loss), m->step, m->eval_loss);
+            svg_put(&p->svg, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\"><title>step %" PRIu64 ": %.5f</title></circle>\n",
+                    x_of(p, (double)m->step), y_of(p, m->eval_loss), m->step, m->eval_loss);
         }
     }
-    put(p, "</g>\n<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
+    svg_put(&p->svg, "</g>\n<polyline fill=\"none\" stroke=\"%s\" stroke-width=\"2\" points=\"", colour);
     for (size_t i = 0; i < p->h->count; i++) {
         const struct step_metrics *m = &p->h->list[i];
         if (m->eval_loss >= 0) {
-            put(p, "%.1f,%.1f ", x_of(p, (double)m->step), y_of(p, m->eval_loss));
+            svg_put(&p->svg, "%.1f,%.1f ", x_of(p, (double)m->step), y_of(p, m->eval_loss));
         }
     }
-    put(p, "\"/>\n");
+    svg_put(&p->svg, "\"/>\n");
 }
 
 bool history_draw(const struct history *h, const char *path, fault *f) {
-    struct plot p = {.h = h, .good = true, .f = f};
-    p.good = file_writer_open(&p.out, path, f);
+    static const struct svg_frame frame = {.width = WIDTH,
+                                           .height = HEIGHT,
+                                           .left = LEFT,
+                                           .right = RIGHT,
+                                           .top = TOP,
+                                           .bottom = BOTTOM,
+                                           .title = "Training and held-out loss over steps",
+                                           .x_label = "step",
+                                           .y_label = "loss (nats per target)"};
+    struct plot p = {.h = h};
     find_range(&p);
-    draw_axes(&p);
+    svg_open(&p.svg, path, &frame, f);
+    draw_ticks(&p);
     draw_legend(&p, 0, "#9ec5e8", "training, a step");
     draw_legend(&p, 1, "#1f5fa8", "training, mean");
     draw_legend(&p, 2, "#d1495b", "held out");
     draw_training(&p, 1, "#9ec5e8", 1);
     draw_training(&p, h->count / 20 + 1, "#1f5fa8", 2);
     draw_held_out(&p, "#d1495b");
-    put(&p, "</svg>\n");
-    bool done = p.good && file_commit(&p.out, f);
-    file_abandon(&p.out);
-    return done;
+    return svg_close(&p.svg);
 }
