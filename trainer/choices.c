@@ -186,8 +186,15 @@ static size_t best_choice(const struct example *e, const double *score) {
     return best;
 }
 
-static bool score_all(double *sum, size_t *targets, size_t *right, struct scorer *s, const struct dataset *data,
-                      fault *f) {
+static void count_answer(struct choices_result *result, const struct example *e, const double *score) {
+    const struct example_choice *expected = &e->choices[e->label];
+    size_t best = best_choice(e, score);
+    calibration_add(&result->answers, calibration_confidence(score, e->n_choices, best), best == e->label);
+    result->sum += score[e->label];
+    result->targets += expected->count - expected->first_target;
+}
+
+static bool score_all(struct choices_result *result, struct scorer *s, const struct dataset *data, fault *f) {
     for (size_t at = 0; at < data->count;) {
         const struct example *examples = data->examples + at;
         size_t taken = lay(s, examples, data->count - at);
@@ -198,11 +205,7 @@ static bool score_all(double *sum, size_t *targets, size_t *right, struct scorer
         }
         collect(s, examples);
         for (size_t i = 0; i < taken; i++) {
-            const struct example *e = &examples[i];
-            const double *score = s->score + i * s->branches.rounds;
-            *right += best_choice(e, score) == e->label;
-            *sum += score[e->label];
-            *targets += e->choices[e->label].count - e->choices[e->label].first_target;
+            count_answer(result, &examples[i], s->score + i * s->branches.rounds);
         }
         at += taken;
     }
@@ -233,12 +236,11 @@ static bool prepare(struct scorer *s, const struct model *model, const struct lo
     return true;
 }
 
-bool choices_score(double *sum, size_t *targets, size_t *right, const struct model *model, const struct lora *lora,
+bool choices_score(struct choices_result *result, const struct model *model, const struct lora *lora,
                    const struct dataset *data, unsigned threads, fault *f) {
-    *sum = 0;
-    *targets = *right = 0;
+    *result = (struct choices_result){0};
     struct scorer s = {.vocabulary = model->config.vocab_size, .extent = measure(data)};
-    bool done = prepare(&s, model, lora, threads, f) && score_all(sum, targets, right, &s, data, f);
+    bool done = prepare(&s, model, lora, threads, f) && score_all(result, &s, data, f);
     llama_close(s.llama);
     batch_free(&s.batch);
     free(s.memory);

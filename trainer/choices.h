@@ -3,13 +3,18 @@
 #ifndef LODROP_TRAINER_CHOICES_H
 #define LODROP_TRAINER_CHOICES_H
 
+#include "calibration.h"
 #include "dataset.h"
 #include "lora.h"
 #include "model.h"
 
-// *sum: losses of the right choices in nats, *targets: how many; *right: prompts whose right choice scored highest (the
-// first of equals wins).
-bool choices_score(double *sum, size_t *targets, size_t *right, const struct model *model, const struct lora *lora,
+struct choices_result {
+    double sum;                 // losses of the right choices in nats
+    size_t targets;             // how many
+    struct calibration answers; // the choices that scored highest (the first of equals), one a prompt
+};
+
+bool choices_score(struct choices_result *result, const struct model *model, const struct lora *lora,
                    const struct dataset *data, unsigned threads, fault *f);
 
 #endif

@@ -9,6 +9,7 @@
 
 struct eval_options {
     char model[OPTION_TEXT_SIZE], adapter[OPTION_TEXT_SIZE], data[OPTION_TEXT_SIZE], dump_logits[OPTION_TEXT_SIZE];
+    char reliability[OPTION_TEXT_SIZE];
     int64_t max_length, threads;
     bool json;
 };
@@ -22,6 +23,8 @@ static const struct option LIST[] = {
     {"max-length", OPTION_INTEGER, AT(max_length), 2, 1048576, "N", "tokens of the longest sequence (default 512)"},
     {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
     {"json", OPTION_SWITCH, AT(json), 0, 0, NULL, "print one JSON object"},
+    {"reliability", OPTION_TEXT, AT(reliability), 0, 0, "FILE",
+     "with choices, also draw accuracy over confidence as SVG"},
     {"dump-logits", OPTION_TEXT, AT(dump_logits), 0, 0, "FILE",
      "also write logits as safetensors, \"example.I\" [tokens - 1][vocabulary]"},
 };
@@ -29,7 +32,8 @@ static const struct option LIST[] = {
 static const struct option_table TABLE = {
     .program = "lodrop-eval",
     .usage = "usage: lodrop-eval --model DIR --data FILE [--adapter DIR] [options]\n\n"
-             "Prints the loss in nats per target, its perplexity, and with choices the accuracy.\n",
+             "Prints the loss in nats per target, its perplexity, and with choices the accuracy and the expected\n"
+             "calibration error (15 bins; confidence: softmax over the choices' summed log-probabilities).\n",
     .outro = "Data, one JSON object a line:\n"
              "  {\"text\": \"...\"}                                        every token is a target\n"
              "  {\"prompt\": \"...\", \"completion\": \"...\"}               the completion's tokens are targets\n"
@@ -78,8 +82,9 @@ static bool print(const struct evaluation *e, bool as_json, fault *f) {
     if (!as_json) {
         printf("loss %.5f nats per target, perplexity %.4f, %zu targets in %zu examples\n", e->loss, e->perplexity,
                e->targets, e->examples);
-        if (e->has_accuracy) {
-            printf("accuracy %.4f\n", e->accuracy);
+        if (e->has_answers) {
+            printf("accuracy %.4f, expected calibration error %.4f\n", calibration_accuracy(&e->answers),
+                   calibration_error(&e->answers));
         }
         return file_flush_output(f);
     }
@@ -93,14 +98,19 @@ static bool print(const struct evaluation *e, bool as_json, fault *f) {
     return file_flush_output(f);
 }
 
+static bool can_draw(const struct eval_run *r, const struct eval_options *o, fault *f) {
+    return !*o->reliability || r->data.kind == DATASET_CHOICE ||
+           fault_set(f, FAULT_INPUT, o->data, NULL, "--reliability needs data with choices");
+}
+
 static bool run(struct eval_run *r, struct eval_options *o, option_set given, fault *f) {
     struct evaluation result;
     const struct lora *lora = *o->adapter ? &r->lora : NULL;
-    return load(r, o, options_given(&TABLE, given, "max-length"), f) &&
+    return load(r, o, options_given(&TABLE, given, "max-length"), f) && can_draw(r, o, f) &&
            evaluate(&result, EVALUATE_ALL, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
            (!*o->dump_logits ||
             evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, (unsigned)o->threads, f)) &&
-           print(&result, o->json, f);
+           (!*o->reliability || calibration_draw(&result.answers, o->reliability, f)) && print(&result, o->json, f);
 }
 
 int main(int argc, char **argv) {

@@ -68,14 +68,16 @@ static bool evaluate_sequences(double *sum, size_t *targets, const struct model 
 bool evaluate(struct evaluation *result, enum evaluation_extent extent, const struct model *model,
               const struct lora *lora, const struct dataset *data, unsigned threads, fault *f) {
     bool choices = extent == EVALUATE_ALL && data->kind == DATASET_CHOICE;
-    *result = (struct evaluation){.examples = data->count, .has_accuracy = choices};
+    *result = (struct evaluation){.examples = data->count, .has_answers = choices};
     double sum = 0;
     if (choices) {
-        size_t right = 0;
-        if (!choices_score(&sum, &result->targets, &right, model, lora, data, threads, f)) {
+        struct choices_result scored;
+        if (!choices_score(&scored, model, lora, data, threads, f)) {
             return false;
         }
-        result->accuracy = (double)right / (double)data->count;
+        sum = scored.sum;
+        result->targets = scored.targets;
+        result->answers = scored.answers;
     } else if (!evaluate_sequences(&sum, &result->targets, model, lora, data, threads, f)) {
         return false;
     }
@@ -89,7 +91,11 @@ bool evaluate(struct evaluation *result, enum evaluation_extent extent, const st
 }
 
 json_t *evaluation_json(const struct evaluation *e) {
-    json_t *metrics = e->has_accuracy ? json_pack("{s:f}", "accuracy", e->accuracy) : json_object();
+    json_t *metrics = json_object();
+    if (e->has_answers) {
+        json_object_set_new(metrics, "accuracy", json_real(calibration_accuracy(&e->answers)));
+        json_object_set_new(metrics, "ece", json_real(calibration_error(&e->answers)));
+    }
     return json_pack("{s:f, s:f, s:I, s:o}", "loss", e->loss, "perplexity", e->perplexity, "targets",
                      (json_int_t)e->targets, "metrics", metrics);
 }

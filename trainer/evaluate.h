@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "calibration.h"
 #include "dataset.h"
 #include "lora.h"
 #include "model.h"
@@ -13,8 +14,8 @@ struct evaluation {
     double perplexity; // e^loss
     size_t targets;
     size_t examples;
-    bool has_accuracy; // the data have choices
-    double accuracy;
+    bool has_answers; // the data have choices, and these were scored
+    struct calibration answers;
 };
 
 // LOSS does not score choices, which takes many times as long: only the right one is run.
@@ -24,7 +25,7 @@ enum evaluation_extent { EVALUATE_LOSS, EVALUATE_ALL };
 bool evaluate(struct evaluation *result, enum evaluation_extent extent, const struct model *model,
               const struct lora *lora, const struct dataset *data, unsigned threads, fault *f);
 
-// {"loss", "perplexity", "targets", "metrics": {"accuracy"?}}; NULL: no memory.
+// {"loss", "perplexity", "targets", "metrics": {"accuracy"?, "ece"?}}; NULL: no memory.
 json_t *evaluation_json(const struct evaluation *e);
 
 // Writes f32 logits "example.<index>" [tokens - 1][vocabulary] of each example's training sequence, of all tokens but

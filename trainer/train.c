@@ -102,7 +102,9 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
                                .divergence = sums.divergence / (double)v->targets,
                                .learning_rate = schedule_rate(&t->schedule, t->step),
                                .grad_norm = lora_finish_gradient(&t->lora, 1 / (double)v->targets),
-                               .eval_loss = -1};
+                               .eval_loss = -1,
+                               .eval_accuracy = -1,
+                               .eval_ece = -1};
     if (*t->options->dump_gradients && t->step == 0 &&
         !lora_write_gradient(&t->lora, t->options->dump_gradients, m->loss, f)) {
         return false;
@@ -136,6 +138,10 @@ static bool evaluate_held_out(struct training *t, struct step_metrics *m, fault 
         return false;
     }
     m->eval_loss = t->evaluated.loss;
+    if (t->evaluated.has_answers) {
+        m->eval_accuracy = calibration_accuracy(&t->evaluated.answers);
+        m->eval_ece = calibration_error(&t->evaluated.answers);
+    }
     return true;
 }
 
@@ -195,9 +201,17 @@ static bool loop(struct training *t, const lod_plan *plan, enum training_end *en
     return true;
 }
 
+static bool draw(const struct training *t, fault *f) {
+    const char *output = t->options->output;
+    char path[FILE_PATH_MAX];
+    return file_path(path, output, "curves.svg", f) && history_draw(&t->history, path, f) &&
+           (!t->evaluated.has_answers || (file_path(path, output, "reliability.svg", f) &&
+                                          calibration_draw(&t->evaluated.answers, path, f)));
+}
+
 static bool finish(struct training *t, fault *f) {
     const char *output = t->options->output;
-    char curves[FILE_PATH_MAX], plan[160];
+    char plan[160];
     llama_describe(t->llama, plan, sizeof plan);
     unsigned threads = (unsigned)t->options->threads;
     struct summary s = {.steps = t->step,
@@ -207,9 +221,8 @@ static bool finish(struct training *t, fault *f) {
                         .threads = threads ? threads : lod_default_threads(),
                         .plan = plan,
                         .trainable_parameters = t->lora.parameters};
-    return lora_write(&t->lora, output, &t->config, &t->recipe, f) && file_path(curves, output, "curves.svg", f) &&
-           history_draw(&t->history, curves, f) && report_summary(&t->report, output, &s, f) &&
-           checkpoint_remove(output, f);
+    return lora_write(&t->lora, output, &t->config, &t->recipe, f) && draw(t, f) &&
+           report_summary(&t->report, output, &s, f) && checkpoint_remove(output, f);
 }
 
 bool training_run(struct training *t, enum training_end *end, fault *f) {

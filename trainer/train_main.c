@@ -70,8 +70,9 @@ static void print_end(struct training *t, enum training_end end) {
     if (t->held_out.count) {
         report_line(&t->report, "held-out loss %.5f, perplexity %.4f", t->evaluated.loss, t->evaluated.perplexity);
     }
-    if (t->evaluated.has_accuracy) {
-        report_line(&t->report, "held-out accuracy %.4f", t->evaluated.accuracy);
+    if (t->evaluated.has_answers) {
+        report_line(&t->report, "held-out accuracy %.4f, expected calibration error %.4f",
+                    calibration_accuracy(&t->evaluated.answers), calibration_error(&t->evaluated.answers));
     }
     report_line(&t->report, "adapter, summary.json and curves.svg are in %s", output);
 }

@@ -14,7 +14,7 @@ enum { MOST_RANK = 1024, MOST_EXAMPLES = 65536 };
 static const struct option LIST[] = {
     {"model", OPTION_TEXT, AT(model), 0, 0, "DIR", "Hugging Face folder of a Llama model"},
     {"data", OPTION_TEXT, AT(data), 0, 0, "FILE", ".jsonl or plain text"},
-    {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, curves, checkpoint"},
+    {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, drawings, checkpoint"},
     {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
     {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},

@@ -1,6 +1,8 @@
 """{"prompt", "choices", "label"}: every choice's score equals that of its sequence computed alone."""
 import random
 
+import numpy
+
 from common import Tokenizer, assert_close, assert_relative, write_jsonl
 from models import sentences, write_adapter, write_model
 from reference import load_adapted, load_model, target_losses
@@ -28,6 +30,18 @@ def choice_losses(model, tokenizer, line, max_length):
     return [(target_losses(model, *example).sum().item(), len(example[0]) - example[1]) for example in examples]
 
 
+def calibration_error(scores, labels):
+    """Confidence is the softmax over the choices' summed log-probabilities; 15 equal bins, closed on the right."""
+    shares = [numpy.exp(-numpy.array(score)) / numpy.exp(-numpy.array(score)).sum() for score in scores]
+    confidence = numpy.array([share.max() for share in shares])
+    right = numpy.array([share.argmax() == label for share, label in zip(shares, labels)])
+    edges = numpy.linspace(0, 1, 16)[1:-1]
+    bins = numpy.digitize(confidence, edges, right=True)
+    assert numpy.abs(confidence[:, None] - edges).min() > 1e-5, "an answer lies between two bins"
+    each = [(bins == b, numpy.mean(bins == b)) for b in numpy.unique(bins)]
+    return sum(share * abs(right[there].mean() - confidence[there].mean()) for there, share in each)
+
+
 def check(context, model, reference, lines, max_length=128, **options):
     """The file as a whole; then each line with each choice as the right one, which shows that choice's own score."""
     tokenizer, folder = Tokenizer(model), context.folder("choices")
@@ -44,13 +58,15 @@ def check(context, model, reference, lines, max_length=128, **options):
     assert got["targets"] == targets, f"{got['targets']} targets, not {targets}"
     assert_relative("loss of the right choices", got["loss"], total / targets, 1e-6)
     assert_close("accuracy", got["metrics"]["accuracy"], right / len(lines), 1e-8)  # printed with nine digits
+    ece = calibration_error([[nats for nats, _ in score] for score in scores], [line["label"] for line in lines])
+    assert_close("ECE", got["metrics"]["ece"], ece, 1e-5)
     for i, (line, score) in enumerate(list(zip(lines, scores))[:4]):
         for k, (nats, count) in enumerate(score):
             data = write_jsonl(folder / f"line-{i}-{k}.jsonl", [{**line, "label": line["choices"][k]}])
             one = context.evaluate(data=data, **options)
             assert_relative(f"line {i}, choice {k}", one["loss"] * one["targets"], nats, 2e-6)
             assert one["targets"] == count
-    return f"loss {got['loss']:.6f}, accuracy {right} of {len(lines)}"
+    return f"loss {got['loss']:.6f}, accuracy {right} of {len(lines)}, ECE {ece:.4f}"
 
 
 def test_random_model(context):

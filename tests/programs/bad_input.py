@@ -286,6 +286,18 @@ def check_options(numbers):
         expect_no_output(what, case.output)
 
 
+def check_reliability(numbers):
+    case = Case(next(numbers))
+    drawing = case.folder / "drawn.svg"
+    expect_refusal("--reliability without choices", case.evaluate("--reliability", drawing),
+                   ["data.jsonl", "--reliability", "choices"])
+    expect_no_output("--reliability without choices", drawing)
+    choices_with(3)(case)
+    done = case.evaluate("--reliability", case.folder / "nowhere" / "drawn.svg")
+    expect_refusal("--reliability in no folder", done, ["drawn.svg", "No such file"])
+    expect("--reliability in no folder: nothing is printed", not done.stdout, done.stdout)
+
+
 def check_long_path(numbers):
     """A path of any length leaves room for the reason."""
     case = Case(next(numbers))
@@ -490,6 +502,7 @@ numbers = iter(range(1000))
 check_good(numbers)
 check_files(numbers)
 check_options(numbers)
+check_reliability(numbers)
 check_long_path(numbers)
 check_required(numbers)
 check_isas(numbers)

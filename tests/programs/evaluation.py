@@ -3,6 +3,8 @@
 instruction set, the adapter that was just trained, JSON that parses."""
 import json
 import math
+import re
+import xml.etree.ElementTree
 
 from harness import (QEMU, expect, finish, info, must, qemu_build, read_safetensors, run, scratch, shared_data,
                      simd_isas, skip_missing_isas, train, write_choices, write_completions, write_lines, write_model,
@@ -80,10 +82,44 @@ def check_kinds(isas):
         printed = evaluate(MODEL, data)
         check_result(name, printed, 1)
         check_same_digits(name, isas, printed, MODEL, data)
-        accuracy = json.loads(printed)["metrics"].get("accuracy", -1)
-        expect(f"{name}: accuracy if there are choices", (0 <= accuracy <= 1) == (name == "choices"), printed)
+        metrics = json.loads(printed)["metrics"]
+        wanted = ["accuracy", "ece"] if name == "choices" else []
+        in_range = all(0 <= value <= 1 for value in metrics.values())
+        expect(f"{name}: accuracy and ECE if there are choices", list(metrics) == wanted and in_range, printed)
         words = must(run("lodrop-eval", "--model", MODEL, "--data", data)).stdout
         expect(f"{name}: the same loss in words", f"{loss_of(printed):.5f}" in words, words)
+        expect(f"{name}: the same metrics in words", all(f"{value:.4f}" in words for value in metrics.values()), words)
+
+
+# --- The reliability diagram ---
+
+
+def drawn_answers(path):
+    """What the diagram says of itself, and its bins with answers as [count, accuracy, mean confidence]."""
+    texts = [element.text for element in xml.etree.ElementTree.parse(path).iter() if (element.text or "").strip()]
+    shown = [re.fullmatch(r"confidence \S+ to \S+: (\d+) answers, accuracy (\S+), mean confidence (\S+)", text)
+             for text in texts]
+    return texts, [[float(value) for value in match.groups()] for match in shown if match]
+
+
+def check_diagram(what, path, metrics, count):
+    """The bins that are drawn give the metrics again."""
+    texts, bins = drawn_answers(path)
+    whole = sum(answers for answers, _, _ in bins) == count
+    ece = sum(answers * abs(accuracy - confidence) for answers, accuracy, confidence in bins) / count
+    accuracy = sum(answers * accuracy for answers, accuracy, _ in bins) / count
+    close = abs(ece - metrics["ece"]) < 2e-4 and abs(accuracy - metrics["accuracy"]) < 2e-4
+    expect(f"{what}: the diagram's bins", whole and close, f"{bins}\n{metrics}")
+    words = {"confidence", "accuracy", f"{count} answers, accuracy {metrics['accuracy']:.4f}, ECE {metrics['ece']:.4f}"}
+    expect(f"{what}: the diagram's labels", words <= set(texts) and "Reliability diagram" in texts[0], texts)
+
+
+def check_reliability():
+    choices, drawing, again = FOLDER / "choices.jsonl", FOLDER / "drawn.svg", FOLDER / "again.svg"
+    metrics = json.loads(evaluate(MODEL, choices, "--reliability", drawing))["metrics"]
+    check_diagram("--reliability", drawing, metrics, 40)
+    evaluate(MODEL, choices, "--reliability", again, "--threads", "3")
+    expect("--reliability: the same bytes", drawing.read_bytes() == again.read_bytes())
 
 
 # --- The trained adapter ---
@@ -95,15 +131,19 @@ def check_trained(name, data, method):
     must(train(MODEL, data, output, "--eval-data", data, "--target-modules", "all-linear", "--method", method,
                "--epochs", 6, "--learning-rate", "1e-2"))
     written = {path.name for path in output.iterdir()}
-    expect(f"{what}: what is written", written == WRITTEN, written)
+    expect(f"{what}: what is written", written == WRITTEN | ({"reliability.svg"} if name == "choices" else set()), written)
     summary = json.loads((output / "summary.json").read_text())
     result = json.loads(evaluate(MODEL, data, "--adapter", output))
     same = all(math.isclose(result[field], summary["eval"][field], rel_tol=1e-8) for field in ("loss", "targets"))
-    same = same and result["metrics"] == summary["eval"]["metrics"]
+    told = summary["eval"]["metrics"]
+    same = same and result["metrics"].keys() == told.keys()
+    same = same and all(math.isclose(value, told[field], abs_tol=1e-8) for field, value in result["metrics"].items())
     expect(f"{what}: lodrop-eval gives summary.json's eval", same, f"{result}\n{summary}")
     before = loss_of(evaluate(MODEL, data))
     expect(f"{what}: the loss fell", result["loss"] < before - 0.02, f"from {before} to {result['loss']}")
     check_files(what, output, summary)
+    if name == "choices":
+        check_diagram(what, output / "reliability.svg", summary["eval"]["metrics"], 40)
 
 
 def check_files(what, output, summary):
@@ -111,8 +151,10 @@ def check_files(what, output, summary):
     rows = [json.loads(line) for line in (output / "metrics.jsonl").open()]
     expect(f"{what}: the fields of metrics.jsonl", rows[0].keys() == METRICS_FIELDS, rows[0])
     expect(f"{what}: a line a step", [row["step"] for row in rows] == list(range(1, summary["steps"] + 1)), rows)
-    last = rows[-1].get("eval_loss")
-    expect(f"{what}: the last line has the held-out loss", last == summary["eval"]["loss"], rows[-1])
+    last, held_out = rows[-1], summary["eval"]
+    expect(f"{what}: the last line has the held-out loss", last.get("eval_loss") == held_out["loss"], last)
+    shown = {name: last[f"eval_{name}"] for name in ("accuracy", "ece") if f"eval_{name}" in last}
+    expect(f"{what}: the last line has the metrics", shown == held_out["metrics"], last)
     header, data = read_safetensors(output / "adapter_model.safetensors")
     expect(f"{what}: trainable_parameters", summary["trainable_parameters"] == len(data) // 4, header)
 
@@ -146,6 +188,7 @@ ISAS, LACKING = simd_isas()
 skip_missing_isas("evaluation", LACKING)
 check_info(ISAS)
 check_kinds(ISAS)
+check_reliability()
 check_trained("texts", FOLDER / "texts.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "dropattention")
