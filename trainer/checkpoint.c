@@ -16,6 +16,7 @@
 // the new one takes its name, and the old one goes. So one of checkpoint and checkpoint.old is complete at any time.
 static const char CURRENT[] = "checkpoint", FRESH[] = "checkpoint.new", FORMER[] = "checkpoint.old";
 static const char STATE_FILE[] = "state.json", MOMENTS_FILE[] = "moments.safetensors", METRICS_FILE[] = "metrics.jsonl";
+static const char BEST_FILE[] = "best.safetensors";
 
 // --- Folders ---
 
@@ -94,11 +95,12 @@ bool checkpoint_remove(const char *output, fault *f) {
 // --- Contents ---
 
 static bool write_state(const char *folder, const struct checkpoint *c, const struct train_options *options, fault *f) {
-    char path[FILE_PATH_MAX], fingerprint[32];
-    snprintf(fingerprint, sizeof fingerprint, "%016" PRIx64, c->fingerprint);
-    json_t *root =
-        json_pack("{s:I, s:I, s:I, s:s, s:o}", "format", (json_int_t)1, "step", (json_int_t)c->step, "draw",
-                  (json_int_t)c->draw, "data", fingerprint, "options", options_json(&train_option_table, options));
+    char path[FILE_PATH_MAX], data[32], held_out[32];
+    snprintf(data, sizeof data, "%016" PRIx64, c->fingerprint);
+    snprintf(held_out, sizeof held_out, "%016" PRIx64, c->held_out);
+    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:o}", "format", (json_int_t)1, "step", (json_int_t)c->step,
+                             "draw", (json_int_t)c->draw, "data", data, "eval_data", held_out, "options",
+                             options_json(&train_option_table, options));
     bool done = root ? file_path(path, folder, STATE_FILE, f) && json_write_file(root, path, f)
                      : fault_memory(f, "the checkpoint");
     json_decref(root);
@@ -114,6 +116,12 @@ static bool write_moments(const char *folder, const struct lora *l, fault *f) {
     return file_path(path, folder, MOMENTS_FILE, f) && safetensors_write(path, tensors, 2, f);
 }
 
+static bool write_best(const char *folder, const float *best, size_t parameters, fault *f) {
+    char path[FILE_PATH_MAX];
+    const struct tensor_source tensor = {.name = "value", .ndim = 1, .shape = {parameters}, .data = best};
+    return !best || (file_path(path, folder, BEST_FILE, f) && safetensors_write(path, &tensor, 1, f));
+}
+
 bool checkpoint_save(const char *output, const struct checkpoint *c, const struct checkpoint_parts *parts, fault *f) {
     struct places p;
     char metrics[FILE_PATH_MAX];
@@ -121,8 +129,10 @@ bool checkpoint_save(const char *output, const struct checkpoint *c, const struc
         return false;
     }
     bool done = lora_write(parts->lora, p.fresh, parts->config, parts->recipe, f) &&
-                write_moments(p.fresh, parts->lora, f) && file_path(metrics, p.fresh, METRICS_FILE, f) &&
-                history_write(parts->history, metrics, f) && write_state(p.fresh, c, parts->options, f);
+                write_moments(p.fresh, parts->lora, f) &&
+                write_best(p.fresh, parts->best, parts->lora->parameters, f) &&
+                file_path(metrics, p.fresh, METRICS_FILE, f) && history_write(parts->history, metrics, f) &&
+                write_state(p.fresh, c, parts->options, f);
     if (!done) {
         remove_folder(p.fresh, NULL);
         return false;
@@ -154,15 +164,18 @@ bool checkpoint_read_state(const char *folder, struct checkpoint *c, fault *f) {
     char path[FILE_PATH_MAX];
     json_t *root;
     int64_t step = 0, draw = 0;
-    const char *data = "";
+    const char *data = "", *held_out = "";
     bool done = read_state_file(&root, path, folder, f);
     struct json_scope s = {.object = root, .file = path};
     done = done && json_get_integer(s, "step", JSON_REQUIRED, 0, INT64_MAX, &step, f) &&
            json_get_integer(s, "draw", JSON_REQUIRED, 0, UINT32_MAX, &draw, f) &&
-           json_get_string(s, "data", JSON_REQUIRED, &data, f);
+           json_get_string(s, "data", JSON_REQUIRED, &data, f) &&
+           json_get_string(s, "eval_data", JSON_REQUIRED, &held_out, f);
     if (done) {
-        *c = (struct checkpoint){
-            .step = (uint64_t)step, .draw = (uint64_t)draw, .fingerprint = strtoull(data, NULL, 16)};
+        *c = (struct checkpoint){.step = (uint64_t)step,
+                                 .draw = (uint64_t)draw,
+                                 .fingerprint = strtoull(data, NULL, 16),
+                                 .held_out = strtoull(held_out, NULL, 16)};
     }
     json_decref(root);
     return done;
@@ -178,6 +191,19 @@ static bool read_moments(const char *folder, struct lora *l, fault *f) {
     if (done) {
         tensor_widen(first, 0, l->parameters, l->moment1);
         tensor_widen(second, 0, l->parameters, l->moment2);
+    }
+    safetensors_close(file);
+    return done;
+}
+
+bool checkpoint_read_best(const char *folder, float *best, size_t parameters, fault *f) {
+    char path[FILE_PATH_MAX];
+    struct safetensors *file = NULL;
+    const struct tensor_view *value;
+    bool done = file_path(path, folder, BEST_FILE, f) && safetensors_open(&file, path, f) &&
+                safetensors_weight(file, "value", 1, &parameters, &value, f);
+    if (done) {
+        tensor_widen(value, 0, parameters, best);
     }
     safetensors_close(file);
     return done;

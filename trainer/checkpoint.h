@@ -14,6 +14,7 @@ struct checkpoint {
     uint64_t step;        // steps done
     uint64_t draw;        // example visits done
     uint64_t fingerprint; // of the training tokens
+    uint64_t held_out;    // of the held-out tokens
 };
 
 // What is saved beside the checkpoint's own numbers.
@@ -23,6 +24,7 @@ struct checkpoint_parts {
     const struct adapter_recipe *recipe;
     const struct lora *lora;
     const struct history *history;
+    const float *best; // [lora->parameters] the adapter of the best evaluation so far; NULL: none is kept
 };
 
 // The folder of the newest complete checkpoint of an output folder; empty: there is none.
@@ -34,6 +36,7 @@ bool checkpoint_read_options(const char *folder, struct train_options *options, 
 bool checkpoint_read_state(const char *folder, struct checkpoint *c, fault *f);
 // The adapter's values and moments, and the metrics so far.
 bool checkpoint_read_values(const char *folder, struct lora *lora, struct history *history, fault *f);
+bool checkpoint_read_best(const char *folder, float *best, size_t parameters, fault *f);
 
 // After the run is done.
 bool checkpoint_remove(const char *output, fault *f);

@@ -145,6 +145,12 @@ static size_t peak_memory(void) {
     return (size_t)usage.ru_maxrss * 1024;
 }
 
+static json_t *best_json(const struct summary *s) {
+    return s->best ? json_pack("{s:I, s:s, s:f}", "step", (json_int_t)s->best->step, "metric", s->metric, "value",
+                               s->best->value)
+                   : json_null();
+}
+
 bool report_summary(const struct report *r, const char *output, const struct summary *s, fault *f) {
     char path[FILE_PATH_MAX], sleef[32];
     const char *isa = "";
@@ -160,6 +166,9 @@ bool report_summary(const struct report *r, const char *output, const struct sum
     json_object_set_new(root, "steps", json_integer((json_int_t)s->steps));
     json_object_set_new(root, "train_loss", json_real(s->train_loss));
     json_object_set_new(root, "eval", s->eval ? evaluation_json(s->eval) : json_null());
+    json_object_set_new(root, "best", best_json(s));
+    json_object_set_new(root, "adapter_step", json_integer((json_int_t)s->adapter_step));
+    json_object_set_new(root, "stopped_by", json_string(s->stopped_early ? "early_stopping" : "steps"));
     json_object_set_new(root, "seed", json_integer((json_int_t)s->seed));
     json_object_set_new(root, "isa", json_string(isa));
     json_object_set_new(root, "threads", json_integer((json_int_t)s->threads));

@@ -9,6 +9,7 @@
 #include "fault.h"
 #include "file.h"
 #include "history.h"
+#include "selection.h"
 
 struct report {
     FILE *metrics;
@@ -42,6 +43,10 @@ struct summary {
     uint64_t steps;
     double train_loss;
     const struct evaluation *eval; // NULL: no held-out data
+    const struct selection *best;  // NULL: no held-out data
+    const char *metric;            // by which it is the best
+    uint64_t adapter_step;         // whose adapter was written
+    bool stopped_early;
     uint64_t seed;
     unsigned threads;
     const char *plan;

@@ -30,6 +30,7 @@ static bool read_data(struct training *t, fault *f) {
         return false;
     }
     t->fingerprint = fingerprint_of(&t->data);
+    t->held_out_fingerprint = fingerprint_of(&t->held_out);
     return true;
 }
 
@@ -91,6 +92,17 @@ static bool plan_steps(struct training *t, fault *f) {
     return true;
 }
 
+static bool choose_selection(struct training *t, fault *f) {
+    const struct train_options *o = t->options;
+    t->rule = (struct selection_rule){.patience = (uint64_t)o->early_stopping_patience,
+                                      .threshold = o->early_stopping_threshold};
+    if (!selection_metric_parse(&t->rule.metric, o->metric_for_best_model, f)) {
+        return false;
+    }
+    return t->rule.metric != SELECTION_ACCURACY || t->held_out.kind == DATASET_CHOICE ||
+           fault_set(f, FAULT_INPUT, o->eval_data, NULL, "--metric-for-best-model accuracy needs data with choices");
+}
+
 static bool place_dropouts(struct training *t, fault *f) {
     return dropouts_place(&t->dropouts, t->model.config.layers, &t->recipe.dropouts, t->recipe.seed, "lodrop-train", f);
 }
@@ -105,6 +117,12 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
                                    .leaves = batch_branches(t) * (leaves < count ? leaves : count)};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
+    }
+    if (o->load_best_model_at_end) {
+        t->best_value = malloc(t->lora.parameters * sizeof *t->best_value);
+        if (!t->best_value) {
+            return fault_memory(f, "the best adapter");
+        }
     }
     if (*checkpoint) {
         return checkpoint_read_values(checkpoint, &t->lora, &t->history, f);
@@ -126,7 +144,15 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
         return fault_set(f, FAULT_INPUT, checkpoint, "step", "does not fit the options and the metrics");
     }
     t->step = c.step;
-    return true;
+    for (size_t i = 0; i < t->history.count; i++) {
+        selection_look(&t->best, &t->rule, &t->history.list[i]);
+    }
+    if (t->best.step && c.held_out != t->held_out_fingerprint) {
+        return fault_set(f, FAULT_INPUT, t->options->eval_data, NULL,
+                         "its tokens are not those that %s was evaluated on", checkpoint);
+    }
+    return !t->best_value || !t->best.step ||
+           checkpoint_read_best(checkpoint, t->best_value, t->lora.parameters, f);
 }
 
 // With --tune what was measured is kept; where that fails, only the next run has to measure again.
@@ -172,8 +198,8 @@ bool training_load(struct training *t, const char *checkpoint, fault *f) {
     bool asked = !o->default_length; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
-           place_dropouts(t, f) && read_data(t, f) && plan_steps(t, f) && make_adapter(t, checkpoint, f) &&
-           (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
+           place_dropouts(t, f) && read_data(t, f) && plan_steps(t, f) && choose_selection(t, f) &&
+           make_adapter(t, checkpoint, f) && (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
 }
 
 void training_free(struct training *t) {
@@ -184,6 +210,7 @@ void training_free(struct training *t) {
     free(t->order);
     free(t->losses.loss);
     free(t->dropouts);
+    free(t->best_value);
     lora_free(&t->lora);
     dataset_free(&t->data);
     dataset_free(&t->held_out);

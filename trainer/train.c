@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <signal.h>
+#include <string.h>
 
 #include "library.h"
 
@@ -122,25 +123,52 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
 
 static bool save(struct training *t, fault *f) {
     struct visit next = visit_of(t, t->step);
-    struct checkpoint c = {.step = t->step, .draw = next.draw, .fingerprint = t->fingerprint};
-    struct checkpoint_parts parts = {
-        .options = t->options, .config = &t->config, .recipe = &t->recipe, .lora = &t->lora, .history = &t->history};
+    struct checkpoint c = {.step = t->step,
+                           .draw = next.draw,
+                           .fingerprint = t->fingerprint,
+                           .held_out = t->held_out_fingerprint};
+    struct checkpoint_parts parts = {.options = t->options,
+                                     .config = &t->config,
+                                     .recipe = &t->recipe,
+                                     .lora = &t->lora,
+                                     .history = &t->history,
+                                     .best = t->best.step ? t->best_value : NULL};
     return checkpoint_save(t->options->output, &c, &parts, f);
 }
 
+static bool evaluate_now(struct training *t, enum evaluation_extent extent, uint64_t step, fault *f) {
+    t->evaluated_step = step;
+    return evaluate(&t->evaluated, extent, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f);
+}
+
+static void tell_evaluation(struct training *t, const struct step_metrics *m) {
+    char accuracy[48] = "";
+    if (m->eval_accuracy >= 0) {
+        snprintf(accuracy, sizeof accuracy, ", accuracy %.4f", m->eval_accuracy);
+    }
+    report_line(&t->report, "step %llu: held-out loss %.5f%s", (unsigned long long)m->step, m->eval_loss, accuracy);
+}
+
 static bool evaluate_held_out(struct training *t, struct step_metrics *m, fault *f) {
-    bool due = t->step % t->steps_per_epoch == 0 || t->step == t->schedule.total;
-    if (!due || !t->held_out.count) {
+    uint64_t every = t->options->eval_steps ? (uint64_t)t->options->eval_steps : t->steps_per_epoch;
+    bool last = t->step == t->schedule.total;
+    if (!t->held_out.count || (t->step % every != 0 && !last)) {
         return true;
     }
-    enum evaluation_extent extent = t->step == t->schedule.total ? EVALUATE_ALL : EVALUATE_LOSS;
-    if (!evaluate(&t->evaluated, extent, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f)) {
+    bool whole = last || t->rule.metric == SELECTION_ACCURACY;
+    if (!evaluate_now(t, whole ? EVALUATE_ALL : EVALUATE_LOSS, t->step, f)) {
         return false;
     }
     m->eval_loss = t->evaluated.loss;
     if (t->evaluated.has_answers) {
         m->eval_accuracy = calibration_accuracy(&t->evaluated.answers);
         m->eval_ece = calibration_error(&t->evaluated.answers);
+    }
+    if (!last) {
+        tell_evaluation(t, m);
+    }
+    if (selection_look(&t->best, &t->rule, m) && t->best_value) {
+        memcpy(t->best_value, t->lora.value, t->lora.parameters * sizeof *t->best_value);
     }
     return true;
 }
@@ -181,24 +209,44 @@ static void catch_signals(void) {
     sigaction(SIGTERM, &action, NULL);
 }
 
+static bool has_ended(const struct training *t) {
+    return t->step == t->schedule.total || selection_stops(&t->best, &t->rule);
+}
+
+// The best adapter so far is not to be lost, whatever comes.
+static bool checkpoint_due(const struct training *t) {
+    uint64_t every = (uint64_t)t->options->save_steps;
+    return (every && t->step % every == 0) || (t->best_value && t->best.step == t->step);
+}
+
 static bool loop(struct training *t, const lod_plan *plan, enum training_end *end, fault *f) {
-    const struct train_options *o = t->options;
-    uint64_t total = t->schedule.total, stop = o->stop_after ? (uint64_t)o->stop_after : total;
+    uint64_t stop = t->options->stop_after ? (uint64_t)t->options->stop_after : t->schedule.total;
     *end = TRAINING_DONE;
-    while (t->step < total && *end == TRAINING_DONE) {
+    while (!has_ended(t) && *end == TRAINING_DONE) {
         if (t->step >= stop) {
             *end = TRAINING_STOPPED;
         } else if (!one_step(t, plan, f)) {
             return false;
-        } else if (interrupted && t->step < total) {
+        } else if (interrupted && !has_ended(t)) {
             *end = TRAINING_INTERRUPTED;
         }
-        bool due = o->save_steps && t->step % (uint64_t)o->save_steps == 0 && t->step < total;
-        if ((due || *end != TRAINING_DONE) && !save(t, f)) {
+        if ((*end != TRAINING_DONE || (checkpoint_due(t) && !has_ended(t))) && !save(t, f)) {
             return false;
         }
     }
     return true;
+}
+
+// Chooses the adapter that is left, and sees to it that the last evaluation is a whole one of it.
+static bool settle(struct training *t, fault *f) {
+    t->adapter_step = t->step;
+    if (t->best_value && t->best.step) {
+        t->adapter_step = t->best.step;
+        memcpy(t->lora.value, t->best_value, t->lora.parameters * sizeof *t->best_value);
+    }
+    bool whole = t->held_out.kind != DATASET_CHOICE || t->evaluated.has_answers;
+    return !t->held_out.count || (t->evaluated_step == t->adapter_step && whole) ||
+           evaluate_now(t, EVALUATE_ALL, t->adapter_step, f);
 }
 
 static bool draw(const struct training *t, fault *f) {
@@ -212,11 +260,18 @@ static bool draw(const struct training *t, fault *f) {
 static bool finish(struct training *t, fault *f) {
     const char *output = t->options->output;
     char plan[160];
+    if (!settle(t, f)) {
+        return false;
+    }
     llama_describe(t->llama, plan, sizeof plan);
     unsigned threads = (unsigned)t->options->threads;
     struct summary s = {.steps = t->step,
                         .train_loss = history_recent_loss(&t->history, (size_t)t->steps_per_epoch),
                         .eval = t->held_out.count ? &t->evaluated : NULL,
+                        .best = t->held_out.count ? &t->best : NULL,
+                        .metric = t->options->metric_for_best_model,
+                        .adapter_step = t->adapter_step,
+                        .stopped_early = t->step < t->schedule.total,
                         .seed = (uint64_t)t->options->seed,
                         .threads = threads ? threads : lod_default_threads(),
                         .plan = plan,

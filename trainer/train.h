@@ -12,6 +12,7 @@
 #include "model.h"
 #include "report.h"
 #include "schedule.h"
+#include "selection.h"
 #include "tokenizer.h"
 #include "train_options.h"
 
@@ -27,12 +28,17 @@ struct training {
     struct schedule schedule;
     uint64_t steps_per_epoch;
     uint64_t step;        // done
-    uint64_t fingerprint; // of the training tokens
+    uint64_t fingerprint, held_out_fingerprint; // of the tokens
     uint32_t *order;      // [data.count] of the current epoch
     struct llama *llama;
     struct batch batch;
     struct llama_losses losses;  // [targets of a batch]
     struct evaluation evaluated; // the last one
+    uint64_t evaluated_step;     // after which it was
+    struct selection_rule rule;
+    struct selection best;
+    uint64_t adapter_step; // of the adapter that is left at the end
+    float *best_value; // [lora.parameters] after step best.step; NULL unless --load-best-model-at-end
     struct history history;
     struct report report;
 };

@@ -65,6 +65,14 @@ static void print_end(struct training *t, enum training_end end) {
                     end == TRAINING_STOPPED ? "stopped" : "interrupted", (unsigned long long)t->step, output);
         return;
     }
+    if (t->step < t->schedule.total) {
+        report_line(&t->report, "stopped early after step %llu: %llu evaluations in a row were no better",
+                    (unsigned long long)t->step, (unsigned long long)t->best.in_vain);
+    }
+    if (t->best_value) {
+        report_line(&t->report, "the adapter is that of step %llu, the best held-out %s",
+                    (unsigned long long)t->adapter_step, t->options->metric_for_best_model);
+    }
     report_line(&t->report, "training loss %.5f (last epoch)",
                 history_recent_loss(&t->history, (size_t)t->steps_per_epoch));
     if (t->held_out.count) {

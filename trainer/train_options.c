@@ -16,6 +16,15 @@ static const struct option LIST[] = {
     {"data", OPTION_TEXT, AT(data), 0, 0, "FILE", ".jsonl or plain text"},
     {"output", OPTION_TEXT, AT(output), 0, 0, "DIR", "gets the adapter (PEFT), metrics, drawings, checkpoint"},
     {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
+    {"eval-steps", OPTION_INTEGER, AT(eval_steps), 0, UNBOUNDED, "N", "evaluate after every N steps instead"},
+    {"metric-for-best-model", OPTION_TEXT, AT(metric_for_best_model), 0, 0, "NAME",
+     "what tells the best evaluation: loss (default), or accuracy, which scores all choices each time"},
+    {"load-best-model-at-end", OPTION_SWITCH, AT(load_best_model_at_end), 0, 0, NULL,
+     "leave the best evaluation's adapter, not the last step's; each best one leaves a checkpoint"},
+    {"early-stopping-patience", OPTION_INTEGER, AT(early_stopping_patience), 0, UNBOUNDED, "N",
+     "stop after N evaluations in a row that were no better than the best before"},
+    {"early-stopping-threshold", OPTION_NUMBER, AT(early_stopping_threshold), 0, 1e9, "X",
+     "one no more than X better does not count as better there (default 0)"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
     {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},
     {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1)"},
@@ -104,6 +113,9 @@ const struct option_table train_option_table = {
         "or, with the mean of both losses, through both (r-drop); js, the Jensen-Shannon divergence from a pass\n"
         "without dropout, through which no gradient flows. The second pass of kl and js starts at the first layer\n"
         "with a dropout and keeps nothing. metrics.jsonl shows the divergence in nats per target.\n\n"
+        "Held-out data are evaluated after every epoch or every --eval-steps, and after the last step. summary.json\n"
+        "names the best evaluation, the step whose adapter is left and what the run was stopped by (steps or\n"
+        "early_stopping); its metrics, and reliability.svg for data with choices, are of the adapter that is left.\n\n"
         "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
         "\"label\"};\n"
         "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
@@ -117,6 +129,7 @@ static const struct train_options DEFAULTS = {
     .target_modules = "q_proj,v_proj",
     .lr_scheduler = "linear",
     .model_dropout = "off",
+    .metric_for_best_model = "loss",
     .consistency_weight = 0.1,
     .init_b = "zero",
     .lora_r = 8,
@@ -234,6 +247,24 @@ static bool choose_consistency(struct train_options *o, option_set given, fault 
            fault_set(f, FAULT_USAGE, "lodrop-train", "--consistency-weight", "needs --consistency");
 }
 
+// What is asked of evaluations needs some.
+static bool check_evaluation(option_set given, fault *f) {
+    static const char *const needing[][2] = {{"eval-steps", "eval-data"},
+                                             {"metric-for-best-model", "eval-data"},
+                                             {"load-best-model-at-end", "eval-data"},
+                                             {"early-stopping-patience", "eval-data"},
+                                             {"early-stopping-threshold", "early-stopping-patience"}};
+    for (size_t i = 0; i < sizeof needing / sizeof *needing; i++) {
+        const char *name = needing[i][0], *needed = needing[i][1];
+        if (options_given(&train_option_table, given, name) && !options_given(&train_option_table, given, needed)) {
+            char flag[64];
+            snprintf(flag, sizeof flag, "--%s", name);
+            return fault_set(f, FAULT_USAGE, "lodrop-train", flag, "needs --%s", needed);
+        }
+    }
+    return true;
+}
+
 static bool read_fresh(struct train_options *o, option_set given, fault *f) {
     o->default_length = !options_given(&train_option_table, given, "max-length");
     static const char *const needed[] = {"model", "data", "output", NULL};
@@ -251,7 +282,7 @@ static bool read_fresh(struct train_options *o, option_set given, fault *f) {
             return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
         }
     }
-    return choose_rates(o, given, f) && choose_consistency(o, given, f);
+    return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f);
 }
 
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f) {

@@ -275,6 +275,11 @@ OPTIONS = [
     ("129 drops", ["--drop", "attn_logit:column:0.1"] * 129, DAMAGED, ["--drop", "more than 128"]),
     ("a long drop", ["--drop", 200 * "x"], DAMAGED, ["--drop", "longer than 127"]),
     ("missing adapter", ["--adapter", "nowhere"], DAMAGED, ["nowhere", "No such file"]),
+    *((f"{flag} without held-out data", [flag, *value], USAGE, [flag, "needs --eval-data"])
+      for flag, *value in [["--eval-steps", "2"], ["--metric-for-best-model", "loss"], ["--load-best-model-at-end"],
+                           ["--early-stopping-patience", "1"]]),
+    ("a threshold without patience", ["--early-stopping-threshold", "0.1"], USAGE,
+     ["--early-stopping-threshold", "needs --early-stopping-patience"]),
     ("missing held-out data", ["--eval-data", "nowhere.jsonl"], DAMAGED, ["nowhere.jsonl", "No such file"]),
 ]
 
@@ -283,6 +288,21 @@ def check_options(numbers):
     case = Case(next(numbers))
     for what, options, status, words in OPTIONS:
         expect_refusal(what, case.train(*options), ["lodrop-train", *words] if words[0][:2] == "--" else words, status)
+        expect_no_output(what, case.output)
+
+
+def check_evaluation(numbers):
+    case = Case(next(numbers))
+    case.model, held_out = GOOD_MODEL, ["--eval-data", case.data]
+    for what, options, words in [
+        ("accuracy without choices", ["--metric-for-best-model", "accuracy"], ["data.jsonl", "choices"]),
+        ("another metric", ["--metric-for-best-model", "f1"], ["--metric-for-best-model", "'f1'", "loss or accuracy"]),
+        ("evaluation every -1 steps", ["--eval-steps", "-1"], ["--eval-steps", "is -1"]),
+        ("patience of half", ["--early-stopping-patience", "0.5"], ["--early-stopping-patience", "'0.5'"]),
+        ("a threshold below 0", ["--early-stopping-patience", "1", "--early-stopping-threshold", "-1"],
+         ["--early-stopping-threshold", "is -1"]),
+    ]:
+        expect_refusal(what, case.train(*held_out, *options), words)
         expect_no_output(what, case.output)
 
 
@@ -403,15 +423,17 @@ def check_resume(numbers):
     case = Case(next(numbers))
     expect_refusal("--resume before any run", resume(case.output), ["output", "checkpoint", "none"])
     expect_no_output("--resume before any run", case.output)
-    must(case.train("--stop-after", 1))
+    must(case.train("--stop-after", 1, "--eval-data", case.data, "--eval-steps", 1, "--load-best-model-at-end"))
     before = snapshot(case.output)
     expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
     for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--consistency", "kl"],
                          ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
-                         ["--drop", "attn_logit:column:0.1"]]:
+                         ["--drop", "attn_logit:column:0.1"], ["--eval-steps", 2], ["--early-stopping-patience", 1]]:
         expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
     expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
+    done = resume(case.output, "--eval-data", other)
+    expect_refusal("--resume with other held-out data", done, ["other.jsonl", "tokens", "evaluated"])
     expect("a refused --resume changes nothing", snapshot(case.output) == before)
     state = json.loads((case.output / "checkpoint" / "state.json").read_text())
 
@@ -428,6 +450,8 @@ def check_resume(numbers):
                                  ("state.json", with_option(drop=["lora_a:element:0.1"]), ["--drop", "not supported"]),
                                  ("state.json", with_option(method="drop"), ["--method", "'drop'"]),
                                  ("state.json", with_option(mask_per_kv_head=1), ["mask_per_kv_head", "true or false"]),
+                                 ("state.json", with_option(metric_for_best_model="f1"), ["best-model", "'f1'"]),
+                                 ("best.safetensors", "", ["best.safetensors", "header"]),
                                  ("moments.safetensors", "", ["moments.safetensors", "header"]),
                                  ("metrics.jsonl", "{}\n", ["metrics.jsonl", "step", "missing"])]:
         damaged = case.folder / "damaged"
@@ -502,6 +526,7 @@ numbers = iter(range(1000))
 check_good(numbers)
 check_files(numbers)
 check_options(numbers)
+check_evaluation(numbers)
 check_reliability(numbers)
 check_long_path(numbers)
 check_required(numbers)

@@ -11,6 +11,7 @@ from harness import (adapter, command, enter_mount_namespace, environment, expec
                      resume, scratch, skip, told, train, write_completions, write_model)
 
 STEPS, KILLING_SECONDS = 12, 15
+KEEPING_BEST = ["--eval-steps", 1, "--load-best-model-at-end"]
 OPTIONS = ["--method", "lora-input-dropout", "--target-modules", "all-linear", "--batch-size", 4, "--threads", 1]
 EACH_STEP = ["--save-steps", 1]
 NO_CHECKPOINT, INTERRUPTED, RESOURCE = "there is none to resume from", 130, 3
@@ -19,9 +20,8 @@ NO_CHECKPOINT, INTERRUPTED, RESOURCE = "there is none to resume from", 130, 3
 class Run:
     """What is trained, and what it comes to when nothing disturbs it."""
 
-    def __init__(self, steps):
-        self.steps = steps
-        self.options = [*OPTIONS, "--max-steps", steps]
+    def __init__(self, steps, *options):
+        self.options = [*OPTIONS, "--max-steps", steps, "--eval-data", HELD_OUT, *options]
         self.peace = FOLDER / f"peace{steps}"
         must(self.train(self.peace))
 
@@ -108,6 +108,20 @@ def check_random_kills(run, seconds):
         shutil.rmtree(output)
     print(f"{runs} runs were killed {kills} times at random")
     expect("killed at random: all runs come to their ends with the same results", not complaints, "\n".join(complaints))
+
+
+def check_best_is_kept(run):
+    """Without --save-steps, too, what was the best so far is on disk."""
+    output = FOLDER / "best"
+    process = run.start(output)
+    while process.poll() is None and not (output / "checkpoint" / "best.safetensors").exists():
+        time.sleep(0.002)
+    process.kill()
+    process.communicate()
+    expect("killed after a best evaluation: not finished", not is_finished(output) and has_checkpoint(output))
+    complaint = run.go_on(output)
+    expect("killed after a best evaluation: comes to its end", not complaint, complaint)
+    run.expect_finished("killed after a best evaluation", output)
 
 
 def check_each_call(run):
@@ -230,11 +244,13 @@ mounts = enter_mount_namespace()
 FOLDER = scratch()
 MODEL = write_model(FOLDER / "model")
 DATA = write_completions(FOLDER / "data.jsonl")
-short, long = Run(STEPS), Run(40 * STEPS)
+HELD_OUT = write_completions(FOLDER / "held-out.jsonl", count=5, seed=13)
+short, long = Run(STEPS, *KEEPING_BEST), Run(40 * STEPS, *KEEPING_BEST)
 check_states(short)
 check_signal(long, "SIGINT")
 check_signal(long, "SIGTERM")
 check_full_disk(short, mounts)
-check_each_call(Run(3))
+check_best_is_kept(long)
+check_each_call(Run(3, *KEEPING_BEST))
 check_random_kills(short, KILLING_SECONDS)
 finish()

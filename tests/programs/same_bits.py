@@ -134,6 +134,17 @@ def check_equal_branches(folder, model, data):
         expect(f"{what} of rate 0: metrics", lines == alone and apart == STEPS * [0], (apart, lines[-1], alone[-1]))
 
 
+def check_best(folder, model, completions):
+    """The best of some evaluations, none of them the last; some steps were in vain."""
+    held_out = write_completions(folder / "held-out.jsonl", seed=13)
+    subject = Subject(folder, "best evaluation", model, completions, "--eval-data", str(held_out), "--eval-steps", "4",
+                      "--load-best-model-at-end", "--early-stopping-patience", "3", "--learning-rate", "2e-2")
+    losses = [line["eval_loss"] for line in metrics(subject.base) if "eval_loss" in line]
+    expect("the best evaluation is in the midst", losses.index(min(losses)) == len(losses) - 4, losses)
+    expect("the run stops early, after its half", STEPS // 2 < len(metrics(subject.base)) < STEPS, losses)
+    return subject
+
+
 def write_stories_data(folder, text):
     """From a long text: a plain one, and prompts with completions of random lengths."""
     rng = random.Random(5)
@@ -163,6 +174,7 @@ def subjects(folder):
         check_seed(subject)
         yield subject
     yield Subject(folder, "small completions", model, completions)
+    yield check_best(folder, model, completions)
     found = shared_data("same bits of stories260k", "models/stories260k", "tinyshakespeare/input.txt")
     if found:
         plain, pairs = write_stories_data(folder, found[1].read_text())
