@@ -26,6 +26,9 @@ bool report_open(struct report *r, const char *output, const struct history *his
     r->first_step = history->count;
     r->total_steps = total_steps;
     r->started = r->last_line = report_clock();
+    for (size_t i = 0; i < history->count; i++) {
+        warnings_look(&r->warnings, &(struct history){.list = history->list, .count = i + 1});
+    }
     if (!file_path(r->path, output, "metrics.jsonl", f) || !history_write(history, r->path, f)) {
         return false;
     }
@@ -84,43 +87,11 @@ static void print_progress(struct report *r, const struct history *h) {
     }
 }
 
-// --- Warnings, each once a run ---
-
-enum { NORM_STEPS = 20 };
-
-static void warn_about_norm(struct report *r, const struct history *h) {
-    if (r->warned_norm || h->count <= NORM_STEPS) {
-        return;
-    }
-    double mean = 0, norm = h->list[h->count - 1].grad_norm;
-    for (size_t i = h->count - 1 - NORM_STEPS; i < h->count - 1; i++) {
-        mean += h->list[i].grad_norm / NORM_STEPS;
-    }
-    if (norm > 10 * mean) {
-        report_line(r,
-                    "warning: step %zu: the gradient's norm is %.3g, %.0f times the mean of the %d steps before: "
-                    "a lower --learning-rate may help",
-                    h->count, norm, norm / mean, NORM_STEPS);
-        r->warned_norm = true;
-    }
-}
-
-static void warn_about_gap(struct report *r, const struct history *h) {
-    const struct step_metrics *last = &h->list[h->count - 1];
-    if (r->warned_gap || last->eval_loss < 0) {
-        return;
-    }
-    for (size_t i = 0; i + 1 < h->count; i++) {
-        const struct step_metrics *m = &h->list[i];
-        struct history until = {.list = h->list, .count = i + 1};
-        if (m->eval_loss >= 0 && last->eval_loss > m->eval_loss &&
-            history_recent_loss(h, NORM_STEPS) < history_recent_loss(&until, NORM_STEPS)) {
-            report_line(r,
-                        "warning: held-out loss rose from %.4f to %.4f while training loss fell: the adapter is "
-                        "overfitting; fewer --epochs or dropout may help",
-                        m->eval_loss, last->eval_loss);
-            r->warned_gap = true;
-            return;
+static void warn(struct report *r, const struct history *h) {
+    unsigned told = warnings_look(&r->warnings, h);
+    for (size_t i = 0; i < WARNING_CAUSES; i++) {
+        if (told >> i & 1) {
+            report_line(r, "warning: %s", r->warnings.list[i].text);
         }
     }
 }
@@ -132,8 +103,7 @@ bool report_step(struct report *r, const struct history *h, uint64_t tokens, dou
         return fault_system(f, r->path, "cannot write", errno);
     }
     print_progress(r, h);
-    warn_about_norm(r, h);
-    warn_about_gap(r, h);
+    warn(r, h);
     return true;
 }
 
@@ -169,6 +139,7 @@ bool report_summary(const struct report *r, const char *output, const struct sum
     json_object_set_new(root, "best", best_json(s));
     json_object_set_new(root, "adapter_step", json_integer((json_int_t)s->adapter_step));
     json_object_set_new(root, "stopped_by", json_string(s->stopped_early ? "early_stopping" : "steps"));
+    json_object_set_new(root, "warnings", warnings_json(&r->warnings));
     json_object_set_new(root, "seed", json_integer((json_int_t)s->seed));
     json_object_set_new(root, "isa", json_string(isa));
     json_object_set_new(root, "threads", json_integer((json_int_t)s->threads));

@@ -10,6 +10,7 @@
 #include "file.h"
 #include "history.h"
 #include "selection.h"
+#include "warnings.h"
 
 struct report {
     FILE *metrics;
@@ -20,14 +21,14 @@ struct report {
     uint64_t tokens;  // trained on in this process
     double seconds;   // spent on that
     uint64_t first_step, total_steps;
-    bool warned_norm, warned_gap;
+    struct warnings warnings;
     char path[FILE_PATH_MAX]; // of metrics.jsonl
 };
 
 // Seconds from some fixed moment.
 double report_clock(void);
 
-// Rewrites metrics.jsonl to what the history holds, and opens it to go on.
+// Rewrites metrics.jsonl to what the history holds, and opens it to go on. The caller has set what warnings go by.
 bool report_open(struct report *r, const char *output, const struct history *history, uint64_t total_steps, fault *f);
 void report_close(struct report *r);
 

@@ -280,11 +280,21 @@ static bool finish(struct training *t, fault *f) {
            report_summary(&t->report, output, &s, f) && checkpoint_remove(output, f);
 }
 
+static double highest_rate(const struct dropouts *d) {
+    double highest = 0;
+    for (size_t i = 0; i < d->count; i++) {
+        highest = fmax(highest, d->list[i].p);
+    }
+    return highest;
+}
+
 bool training_run(struct training *t, enum training_end *end, fault *f) {
     const char *output = t->options->output;
     lod_plan *plan = NULL;
     lod_error err;
     catch_signals();
+    t->report.warnings.steps_per_epoch = t->steps_per_epoch;
+    t->report.warnings.highest_rate = highest_rate(&t->recipe.dropouts);
     bool done = file_make_folders(output, f) && report_open(&t->report, output, &t->history, t->schedule.total, f) &&
                 library_done(lod_plan_rowwise((unsigned)t->options->threads, &plan, &err), &err, f) &&
                 loop(t, plan, end, f) && (*end != TRAINING_DONE || finish(t, f));

@@ -18,13 +18,13 @@ static const struct option LIST[] = {
     {"eval-data", OPTION_TEXT, AT(eval_data), 0, 0, "FILE", "held-out data, evaluated after every epoch"},
     {"eval-steps", OPTION_INTEGER, AT(eval_steps), 0, UNBOUNDED, "N", "evaluate after every N steps instead"},
     {"metric-for-best-model", OPTION_TEXT, AT(metric_for_best_model), 0, 0, "NAME",
-     "what tells the best evaluation: loss (default), or accuracy, which scores all choices each time"},
+     "of evaluations: loss (default), or accuracy, for which all choices are scored each time"},
     {"load-best-model-at-end", OPTION_SWITCH, AT(load_best_model_at_end), 0, 0, NULL,
      "leave the best evaluation's adapter, not the last step's; each best one leaves a checkpoint"},
     {"early-stopping-patience", OPTION_INTEGER, AT(early_stopping_patience), 0, UNBOUNDED, "N",
      "stop after N evaluations in a row that were no better than the best before"},
     {"early-stopping-threshold", OPTION_NUMBER, AT(early_stopping_threshold), 0, 1e9, "X",
-     "one no more than X better does not count as better there (default 0)"},
+     "to count as better there, one must be so by more than X (default 0)"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
     {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},
     {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1)"},
@@ -116,6 +116,10 @@ const struct option_table train_option_table = {
         "Held-out data are evaluated after every epoch or every --eval-steps, and after the last step. summary.json\n"
         "names the best evaluation, the step whose adapter is left and what the run was stopped by (steps or\n"
         "early_stopping); its metrics, and reliability.svg for data with choices, are of the adapter that is left.\n\n"
+        "Warnings, each once a run and in summary.json: overfitting, two evaluations in a row have a higher held-out\n"
+        "loss than an earlier one, though training loss fell; gradient, its norm is above 10 times the median of the\n"
+        "20 steps before; starved, with a dropout of rate 0.5 or more training loss has not fallen by 1 % in the\n"
+        "first epoch (or 40 steps, if these are more).\n\n"
         "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
         "\"label\"};\n"
         "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
