@@ -116,10 +116,10 @@ static void print_help(const struct option_table *table) {
         if (o->help) {
             char head[64];
             snprintf(head, sizeof head, "--%s%s%s", o->name, o->value ? " " : "", o->value ? o->value : "");
-            printf("  %-26s %s\n", head, o->help);
+            printf("  %-28s %s\n", head, o->help);
         }
     }
-    printf("  %-26s %s\n", "--help", "this text");
+    printf("  %-28s %s\n", "--help", "this text");
     if (table->outro) {
         printf("\n%s", table->outro);
     }
