@@ -110,6 +110,7 @@ static float *panels(const lod_kernel *kernel, size_t k, size_t n) {
 
 static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, const tile_case *c) {
     check_shape("m=%zu n=%zu k=%zu r=%zu rate=%g%s", m, n, k, c->r, c->rate, c->first ? "" : " continued");
+    const size_t kept_columns = (3 * (size_t)kernel->nr + 127) / 128 * 128; // whole groups, as masks are drawn
     lod_lowrank_tile_args t = {
         .m = m,
         .n = n,
@@ -118,7 +119,7 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
         .ldpanel = k * LOD_PANEL,
         .ldu = c->r + 3,
         .ldb = n + 5,
-        .ldkeep = 16 + 5,
+        .ldkeep = kept_columns / 8 + 5,
         .keep_col = 2 * kernel->nr,
         .inv = 2,
         .first = c->first,
@@ -126,7 +127,7 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
     };
     float *u = c->first ? check_floats("u", CHECK_IN, m, c->r, t.ldu) : NULL;
     float *b = c->first ? check_floats("b", CHECK_IN, c->r, n, t.ldb) : NULL;
-    uint8_t *keep = c->masked ? check_keep(m, 128, t.ldkeep, c->rate) : NULL;
+    uint8_t *keep = c->masked ? check_keep(m, kept_columns, t.ldkeep, c->rate) : NULL;
     t.x = check_floats("x", CHECK_IN, m, k, LOD_X_LD);
     t.w = panels(kernel, k, n);
     t.u = u, t.b = b, t.keep = keep;

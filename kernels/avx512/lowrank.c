@@ -1,81 +1,120 @@
-// Low-rank linear tile, AVX-512: C[14][32] = (U B' | C) + X W'.
+// Low-rank linear tiles, AVX-512: C[14][32] and C[6][64] = (U B' | C) + X W', one body for both.
 //
-// Registers: 28 accumulators (14 rows x 2 vectors), 2 vectors of W, 1 broadcast of X: 31 of 32. A k-step costs 2 loads,
-// 14 broadcasts and 28 FMAs, so it is bound by the FMA units with one of them and with two. 14 x 32 is the tallest tile
-// of two vectors, which keeps W's panels (64 KiB at k = 512) the operand that is read least often per flop.
-// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
+// Registers: 28 accumulators (14 rows x 2 vectors), 2 vectors of W, 1 broadcast of X: 31 of 32; or 24 (6 x 4), 4 and 1.
+// A k-step costs 16 loads for 28 FMAs or 10 for 24, bound by the FMA units. 14 x 32 is the tallest tile of two vectors,
+// which reads W least often per flop; where rows of C are pages apart, 14 of them collide in a set of the first cache,
+// and 6 do not.
+// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory. Rows of C
+// are asked for one tile ahead, the next rows of the same columns, because between k blocks they wait in no near cache.
 // Accumulators have names because compilers spill arrays of them.
 #include <immintrin.h>
 #include <string.h>
 
 #include "kernels.h"
 
-#define ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+#define ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define ROWS14(X) ROWS6(X) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+#define VECTORS(X, i) X(i, 0) X(i, 1) X(i, 2) X(i, 3)
 
-#define DECLARE(i) __m512 lo##i = _mm512_setzero_ps(), hi##i = _mm512_setzero_ps();
+#define DECLARE_VECTOR(i, v) __m512 sum##i##_##v = _mm512_setzero_ps();
+#define PREFETCH_VECTOR(i, v)                                                                                          \
+    if (v < vectors) _mm_prefetch((const char *)(t->c + (m + i) * t->ldc + 16 * v), _MM_HINT_T0);
+#define LOAD_VECTOR(i, v)                                                                                              \
+    if (v < vectors) sum##i##_##v = _mm512_maskz_loadu_ps(MASK(v), t->c + i * t->ldc + 16 * v);
+#define STORE_VECTOR(i, v)                                                                                             \
+    if (v < vectors) _mm512_mask_storeu_ps(t->c + i * t->ldc + 16 * v, MASK(v), sum##i##_##v);
+#define STEP_VECTOR(i, v)                                                                                              \
+    if (v < vectors) sum##i##_##v = _mm512_fmadd_ps(row, right##v, sum##i##_##v);
+#define SELECT_VECTOR(i, v)                                                                                            \
+    if (v < vectors) sum##i##_##v = _mm512_maskz_mul_ps((__mmask16)(bits >> 16 * v), sum##i##_##v, inv);
+
+#define MASK(v) (v + 1 < vectors ? (__mmask16)0xffff : last)
+#define RIGHT(v) (v < vectors ? _mm512_maskz_loadu_ps(MASK(v), right + 16 * v) : _mm512_setzero_ps())
+
+#define DECLARE(i) VECTORS(DECLARE_VECTOR, i)
 #define PREFETCH(i)                                                                                                    \
     if (i < m) {                                                                                                       \
-        _mm_prefetch((const char *)(t->c + i * t->ldc), _MM_HINT_T0);                                                  \
-        _mm_prefetch((const char *)(t->c + i * t->ldc + 16), _MM_HINT_T0);                                             \
+        VECTORS(PREFETCH_VECTOR, i)                                                                                    \
     }
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        lo##i = _mm512_maskz_loadu_ps(mask_lo, t->c + i * t->ldc);                                                     \
-        hi##i = _mm512_maskz_loadu_ps(mask_hi, t->c + i * t->ldc + 16);                                                \
+        VECTORS(LOAD_VECTOR, i)                                                                                        \
     }
 #define STORE(i)                                                                                                       \
     if (i < m) {                                                                                                       \
-        _mm512_mask_storeu_ps(t->c + i * t->ldc, mask_lo, lo##i);                                                      \
-        _mm512_mask_storeu_ps(t->c + i * t->ldc + 16, mask_hi, hi##i);                                                 \
+        VECTORS(STORE_VECTOR, i)                                                                                       \
     }
 #define STEP(i)                                                                                                        \
     if (i < m) {                                                                                                       \
         const __m512 row = _mm512_set1_ps(left[i * ld]);                                                               \
-        lo##i = _mm512_fmadd_ps(row, right_lo, lo##i);                                                                 \
-        hi##i = _mm512_fmadd_ps(row, right_hi, hi##i);                                                                 \
+        VECTORS(STEP_VECTOR, i)                                                                                        \
     }
 #define SELECT(i)                                                                                                      \
     if (i < m) {                                                                                                       \
-        uint32_t bits;                                                                                                 \
-        memcpy(&bits, t->keep + i * t->ldkeep + t->keep_col / 8, sizeof bits);                                         \
-        lo##i = _mm512_maskz_mul_ps((__mmask16)bits, lo##i, inv);                                                      \
-        hi##i = _mm512_maskz_mul_ps((__mmask16)(bits >> 16), hi##i, inv);                                              \
+        uint64_t bits = 0;                                                                                             \
+        memcpy(&bits, t->keep + i * t->ldkeep + t->keep_col / 8, 2 * vectors);                                         \
+        VECTORS(SELECT_VECTOR, i)                                                                                      \
     }
 
-static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_args *t, const size_t m) {
-    const __mmask16 mask_lo = (__mmask16)(t->n >= 16 ? 0xffff : (1u << t->n) - 1);
-    const __mmask16 mask_hi = (__mmask16)(t->n <= 16 ? 0 : (1u << (t->n - 16)) - 1);
-    ROWS(DECLARE)
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t vectors) {
+    const __mmask16 last = (__mmask16)(0xffff >> (16 * vectors - t->n));
+    ROWS14(DECLARE)
+    ROWS14(PREFETCH)
     if (t->first) {
-        ROWS(PREFETCH)
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q, *right = t->b + q * t->ldb;
             const size_t ld = t->ldu;
-            const __m512 right_lo = _mm512_maskz_loadu_ps(mask_lo, right);
-            const __m512 right_hi = _mm512_maskz_loadu_ps(mask_hi, right + 16);
-            ROWS(STEP)
+            const __m512 right0 = RIGHT(0), right1 = RIGHT(1), right2 = RIGHT(2), right3 = RIGHT(3);
+            ROWS14(STEP)
         }
         if (t->keep) {
             const __m512 inv = _mm512_set1_ps(t->inv);
-            ROWS(SELECT)
+            ROWS14(SELECT)
         }
     } else {
-        ROWS(LOAD)
+        ROWS14(LOAD)
     }
     const float *left = t->x, *right = t->w;
-    const size_t second = t->n > LOD_PANEL ? t->ldpanel : 0; // a panel without columns is not read
+    const size_t second = vectors > 1 ? t->ldpanel : 0, third = vectors > 2 ? 2 * t->ldpanel : 0;
+    const size_t fourth = vectors > 3 ? 3 * t->ldpanel : 0;
     for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
         const size_t ld = LOD_X_LD;
-        const __m512 right_lo = _mm512_load_ps(right), right_hi = _mm512_load_ps(right + second);
-        ROWS(STEP)
+        const __m512 right0 = _mm512_load_ps(right), right1 = _mm512_load_ps(right + second);
+        const __m512 right2 = _mm512_load_ps(right + third), right3 = _mm512_load_ps(right + fourth);
+        ROWS14(STEP)
     }
-    ROWS(STORE)
+    ROWS14(STORE)
+}
+
+// Whole vectors of columns, but for the last.
+INLINE void two_vectors(const lod_lowrank_tile_args *t, const size_t m) {
+    if (t->n > 16) {
+        tile(t, m, 2);
+    } else {
+        tile(t, m, 1);
+    }
+}
+
+INLINE void four_vectors(const lod_lowrank_tile_args *t, const size_t m) {
+    if (t->n <= 32) {
+        two_vectors(t, m);
+    } else if (t->n <= 48) {
+        tile(t, m, 3);
+    } else {
+        tile(t, m, 4);
+    }
 }
 
 void lod_lowrank_tile_f32__avx512_14x32(const lod_lowrank_tile_args *t) {
-#define CASE(i)                                                                                                        \
-    case i + 1:                                                                                                        \
-        tile(t, i + 1);                                                                                                \
-        break;
-    switch (t->m) { ROWS(CASE) }
+#define CASE_OF_2(i)                                                                                                   \
+    case i + 1: two_vectors(t, i + 1); break;
+    switch (t->m) { ROWS14(CASE_OF_2) }
+}
+
+void lod_lowrank_tile_f32__avx512_6x64(const lod_lowrank_tile_args *t) {
+#define CASE_OF_4(i)                                                                                                   \
+    case i + 1: four_vectors(t, i + 1); break;
+    switch (t->m) { ROWS6(CASE_OF_4) }
 }
