@@ -4,7 +4,8 @@
 // 6 broadcasts and 12 FMAs: 6 cycles on two FMA units, of which the 8 loads need 4. 12 independent chains cover the
 // FMA's latency of 4 to 5 cycles on two units. One panel is one strip, contiguous: 32 KiB at the deepest
 // k = 512, most of it in L1 while the rows of X stream by.
-// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
+// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory. Rows of C
+// are asked for one tile ahead, the next rows of the same columns, because between k blocks they wait in no near cache.
 #include <immintrin.h>
 #include <string.h>
 
@@ -14,7 +15,7 @@
 
 #define DECLARE(i) __m256 lo##i = _mm256_setzero_ps(), hi##i = _mm256_setzero_ps();
 #define PREFETCH(i)                                                                                                    \
-    if (i < m) _mm_prefetch((const char *)(t->c + i * t->ldc), _MM_HINT_T0);
+    if (i < m) _mm_prefetch((const char *)(t->c + (m + i) * t->ldc), _MM_HINT_T0);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
         lo##i = load(t->c + i * t->ldc, mask_lo, full);                                                                \
@@ -67,8 +68,8 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
     const bool full = t->n == 16;
     const __m256i mask_lo = lanes_below(t->n), mask_hi = lanes_below(t->n > 8 ? t->n - 8 : 0);
     ROWS(DECLARE)
+    ROWS(PREFETCH)
     if (t->first) {
-        ROWS(PREFETCH)
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q;
             const size_t ld = t->ldu;
