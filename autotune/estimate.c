@@ -1,34 +1,27 @@
 // A choice from the cache sizes alone, in the spirit of Low et al., "Analytical Modeling Is Enough for High-Performance
-// BLIS" (TOMS 2016). The deepest k block spares passes over C, and its strip of W (32 KiB for 16 columns) streams from
-// L1 or L2 fast enough for every tile. Of L2, X gets what its block is worth. Forward, W is transposed once for each
-// block of X: all of a small L2, no more than 1 MiB, since C passes through as well. Backward reads W as it lies, once
-// for each block of X: a quarter, but half where L2 is large, because what lies behind a large L2 is slow.
+// BLIS" (TOMS 2016). The deepest k block spares passes over C, and its strip of W streams from L1 or L2 fast enough for
+// every tile. Of L2, X gets what its block is worth. Forward, W is transposed once for each block of X: all of a small
+// L2, no more than 1 MiB, since C passes through as well. Backward reads W as it lies, once for each block of X: a
+// quarter, but half where L2 is large, because what lies behind a large L2 is slow.
+// Where C is narrow, passes over it are cheap: then a wide tile's strip of W stays in L1 (32 KiB, as deep a block has
+// with 16 columns), and the block of X is small.
 // Nothing depends on L3: virtual machines report that of the whole host, or none, and a share of it is all that a
 // thread can count on.
 #include "plan.h"
 
-enum { WIDE_ROW = 1024, LARGE_L2 = 1 << 20 };
+enum { LARGE_L2 = 1 << 20, NARROW_C = 1024, STRIP_IN_L1 = 32 << 10, SMALL_MC = 256 };
 
 static size_t at_least(size_t value, size_t floor) {
     return value < floor ? floor : value;
 }
 
-// The first of the ISA's tiles, but the one with the fewest rows where rows of C are a page or more apart: then the
-// lines of a tile's rows fall into few sets of the first cache.
-static const lod_kernel *tile_for(const lod_plan *plan, const lod_product_shape *p) {
-    size_t count;
-    const lod_kernel *kernels = lod_kernels(&count), *tile = lod_kernel_find(LOD_OP_lowrank_tile_f32, plan->isa);
-    for (size_t i = 0; i < count && p->n > WIDE_ROW; i++) {
-        const bool other = kernels[i].op == LOD_OP_lowrank_tile_f32 && kernels[i].isa == plan->isa;
-        if (other && kernels[i].mr < tile->mr) tile = &kernels[i];
-    }
-    return tile;
-}
-
 static lod_blocks estimate_blocks(const lod_plan *plan, bool forward) {
     const lod_product_shape p = lod_product_shape_of(plan, forward);
-    const size_t l2 = lod_this_machine()->l2;
-    lod_blocks b = {.tile = tile_for(plan, &p), .mc = LOD_MC_MAX, .kc = LOD_KC_MAX, .cut_tokens = p.n <= p.tokens};
+    const lod_kernel *tile = lod_kernel_find(LOD_OP_lowrank_tile_f32, plan->isa);
+    const size_t l2 = lod_this_machine()->l2, in_l1 = STRIP_IN_L1 / (tile->nr * sizeof(float));
+    lod_blocks b = {.tile = tile, .mc = SMALL_MC, .kc = in_l1, .cut_tokens = p.n <= p.tokens};
+    if (p.n <= NARROW_C && in_l1 < LOD_KC_MAX) return b;
+    b.mc = LOD_MC_MAX, b.kc = LOD_KC_MAX;
     b.kc = lod_fit_blocks(b, &p).kc;
     const size_t bytes = forward ? lod_min(l2, LARGE_L2) : l2 < LARGE_L2 ? l2 / 4 : l2 / 2;
     b.mc = lod_min(at_least(bytes / (b.kc * sizeof(float)), 64), LOD_MC_MAX);

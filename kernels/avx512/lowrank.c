@@ -1,9 +1,8 @@
-// Low-rank linear tiles, AVX-512: C[14][32] and C[6][64] = (U B' | C) + X W', one body for both.
+// Low-rank linear tile, AVX-512: C[6][64] = (U B' | C) + X W'.
 //
-// Registers: 28 accumulators (14 rows x 2 vectors), 2 vectors of W, 1 broadcast of X: 31 of 32; or 24 (6 x 4), 4 and 1.
-// A k-step costs 16 loads for 28 FMAs or 10 for 24, bound by the FMA units. 14 x 32 is the tallest tile of two vectors,
-// which reads W least often per flop; where rows of C are pages apart, 14 of them collide in a set of the first cache,
-// and 6 do not.
+// Registers: 24 accumulators (6 rows x 4 vectors), 4 vectors of W, 1 broadcast of X: 29 of 32. A k-step costs 10 loads
+// for 24 FMAs, the least of all tiles that fit. 14 x 32 (16 for 28) reads W less often, but where rows of C are pages
+// apart its 14 rows collide in a set of the first cache, and it has no room for a strip of W beside its rows of X.
 // The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory. Rows of C
 // are asked for one tile ahead, the next rows of the same columns, because between k blocks they wait in no near cache.
 // Accumulators have names because compilers spill arrays of them.
@@ -12,8 +11,7 @@
 
 #include "kernels.h"
 
-#define ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
-#define ROWS14(X) ROWS6(X) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13)
+#define ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5)
 #define VECTORS(X, i) X(i, 0) X(i, 1) X(i, 2) X(i, 3)
 
 #define DECLARE_VECTOR(i, v) __m512 sum##i##_##v = _mm512_setzero_ps();
@@ -60,21 +58,21 @@
 
 INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t vectors) {
     const __mmask16 last = (__mmask16)(0xffff >> (16 * vectors - t->n));
-    ROWS14(DECLARE)
-    ROWS14(PREFETCH)
+    ROWS(DECLARE)
+    ROWS(PREFETCH)
     if (t->first) {
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q, *right = t->b + q * t->ldb;
             const size_t ld = t->ldu;
             const __m512 right0 = RIGHT(0), right1 = RIGHT(1), right2 = RIGHT(2), right3 = RIGHT(3);
-            ROWS14(STEP)
+            ROWS(STEP)
         }
         if (t->keep) {
             const __m512 inv = _mm512_set1_ps(t->inv);
-            ROWS14(SELECT)
+            ROWS(SELECT)
         }
     } else {
-        ROWS14(LOAD)
+        ROWS(LOAD)
     }
     const float *left = t->x, *right = t->w;
     const size_t second = vectors > 1 ? t->ldpanel : 0, third = vectors > 2 ? 2 * t->ldpanel : 0;
@@ -83,38 +81,23 @@ INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t ve
         const size_t ld = LOD_X_LD;
         const __m512 right0 = _mm512_load_ps(right), right1 = _mm512_load_ps(right + second);
         const __m512 right2 = _mm512_load_ps(right + third), right3 = _mm512_load_ps(right + fourth);
-        ROWS14(STEP)
+        ROWS(STEP)
     }
-    ROWS14(STORE)
+    ROWS(STORE)
 }
 
 // Whole vectors of columns, but for the last.
-INLINE void two_vectors(const lod_lowrank_tile_args *t, const size_t m) {
-    if (t->n > 16) {
-        tile(t, m, 2);
-    } else {
-        tile(t, m, 1);
+INLINE void rows(const lod_lowrank_tile_args *t, const size_t m) {
+    switch ((t->n + 15) / 16) {
+    case 1: tile(t, m, 1); break;
+    case 2: tile(t, m, 2); break;
+    case 3: tile(t, m, 3); break;
+    default: tile(t, m, 4);
     }
-}
-
-INLINE void four_vectors(const lod_lowrank_tile_args *t, const size_t m) {
-    if (t->n <= 32) {
-        two_vectors(t, m);
-    } else if (t->n <= 48) {
-        tile(t, m, 3);
-    } else {
-        tile(t, m, 4);
-    }
-}
-
-void lod_lowrank_tile_f32__avx512_14x32(const lod_lowrank_tile_args *t) {
-#define CASE_OF_2(i)                                                                                                   \
-    case i + 1: two_vectors(t, i + 1); break;
-    switch (t->m) { ROWS14(CASE_OF_2) }
 }
 
 void lod_lowrank_tile_f32__avx512_6x64(const lod_lowrank_tile_args *t) {
-#define CASE_OF_4(i)                                                                                                   \
-    case i + 1: four_vectors(t, i + 1); break;
-    switch (t->m) { ROWS6(CASE_OF_4) }
+#define CASE(i)                                                                                                        \
+    case i + 1: rows(t, i + 1); break;
+    switch (t->m) { ROWS(CASE) }
 }
