@@ -14,22 +14,22 @@ struct plot {
     double steps;     // at the right edge
 };
 
+static const struct svg_frame FRAME = {.width = WIDTH,
+                                       .height = HEIGHT,
+                                       .left = LEFT,
+                                       .right = RIGHT,
+                                       .top = TOP,
+                                       .bottom = BOTTOM,
+                                       .title = "Training and held-out loss over steps",
+                                       .x_label = "step",
+                                       .y_label = "loss (nats per target)"};
+
 static double x_of(const struct plot *p, double step) {
     return LEFT + (WIDTH - LEFT - RIGHT) * (p->steps > 1 ? (step - 1) / (p->steps - 1) : 0.5);
 }
 
 static double y_of(const struct plot *p, double loss) {
-    return TOP + (HEIGHT - TOP - BOTTOM) * (p->high - loss) / (p->high - p->low);
-}
-
-// The least of 1, 2, 5 times a power of ten that parts `range` into at most `parts`.
-static double tick_distance(double range, int parts) {
-    static const double factor[] = {2, 2.5, 2};
-    double distance = 1e-9;
-    for (int i = 0; range / distance > parts; i++) {
-        distance *= factor[i % 3];
-    }
-    return distance;
+    return svg_y(&FRAME, p->low, p->high, loss);
 }
 
 static void find_range(struct plot *p) {
@@ -48,13 +48,9 @@ static void find_range(struct plot *p) {
 }
 
 static void draw_ticks(struct plot *p) {
-    double dy = tick_distance(p->high - p->low, 8), dx = fmax(1, tick_distance(p->steps, 10));
-    for (double loss = ceil(p->low / dy) * dy; loss <= p->high; loss += dy) {
-        svg_put(&p->svg,
-                "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
-                LEFT, y_of(p, loss), WIDTH - RIGHT, LEFT - 6, y_of(p, loss) + 4, loss);
-    }
-    for (double step = dx; step <= p->steps; step += dx) {
+    svg_draw_rules(&p->svg, &FRAME, p->low, p->high);
+    double distance = fmax(1, svg_tick_distance(p->steps, 10));
+    for (double step = distance; step <= p->steps; step += distance) {
         svg_put(&p->svg, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">%.0f</text>\n", x_of(p, step),
                 HEIGHT - BOTTOM + 18, step);
     }
@@ -102,18 +98,9 @@ static void draw_held_out(struct plot *p, const char *colour) {
 }
 
 bool history_draw(const struct history *h, const char *path, fault *f) {
-    static const struct svg_frame frame = {.width = WIDTH,
-                                           .height = HEIGHT,
-                                           .left = LEFT,
-                                           .right = RIGHT,
-                                           .top = TOP,
-                                           .bottom = BOTTOM,
-                                           .title = "Training and held-out loss over steps",
-                                           .x_label = "step",
-                                           .y_label = "loss (nats per target)"};
     struct plot p = {.h = h};
     find_range(&p);
-    svg_open(&p.svg, path, &frame, f);
+    svg_open(&p.svg, path, &FRAME, f);
     draw_ticks(&p);
     draw_legend(&p, 0, "#9ec5e8", "training, a step");
     draw_legend(&p, 1, "#1f5fa8", "training, mean");

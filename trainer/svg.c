@@ -1,5 +1,6 @@
 #include "svg.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 
@@ -26,6 +27,29 @@ void svg_open(struct svg *s, const char *path, const struct svg_frame *frame, fa
     svg_put(s, "<text x=\"%d\" y=\"%d\" text-anchor=\"middle\">%s</text>\n", (frame->left + end) / 2,
             frame->height - 8, frame->x_label);
     svg_put(s, "<text x=\"%d\" y=\"20\">%s</text>\n", frame->left, frame->y_label);
+}
+
+double svg_tick_distance(double range, int parts) {
+    static const double factor[] = {2, 2.5, 2};
+    double distance = 1e-9;
+    for (int i = 0; range / distance > parts; i++) {
+        distance *= factor[i % 3];
+    }
+    return distance;
+}
+
+double svg_y(const struct svg_frame *frame, double low, double high, double value) {
+    return frame->top + (frame->height - frame->top - frame->bottom) * (high - value) / (high - low);
+}
+
+void svg_draw_rules(struct svg *s, const struct svg_frame *frame, double low, double high) {
+    double distance = svg_tick_distance(high - low, 8);
+    for (double value = ceil(low / distance) * distance; value <= high; value += distance) {
+        double y = svg_y(frame, low, high, value);
+        svg_put(s,
+                "<path d=\"M%d %.1fH%d\" stroke=\"#ddd\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%.4g</text>\n",
+                frame->left, y, frame->width - frame->right, frame->left - 6, y + 4, value);
+    }
 }
 
 bool svg_close(struct svg *s) {

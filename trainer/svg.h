@@ -19,6 +19,11 @@ struct svg_frame {
 void svg_open(struct svg *s, const char *path, const struct svg_frame *frame, fault *f);
 // At most 511 characters at a time.
 void svg_put(struct svg *s, const char *format, ...) __attribute__((format(printf, 2, 3)));
+// The least of 1, 2, 5 times a power of ten that parts `range` into at most `parts`.
+double svg_tick_distance(double range, int parts);
+// Where a value stands whose axis goes up from low to high, and the lines of that axis with their values.
+double svg_y(const struct svg_frame *frame, double low, double high, double value);
+void svg_draw_rules(struct svg *s, const struct svg_frame *frame, double low, double high);
 // Gives the file its name if all went well; otherwise leaves an old one as it was.
 bool svg_close(struct svg *s);
 
