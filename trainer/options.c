@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "dropout.h"
-#include "json.h"
 
 static void *place(const struct option *o, void *values) {
     return (char *)values + o->offset;
@@ -19,6 +18,10 @@ static const struct option *find(const struct option_table *table, const char *n
         }
     }
     return NULL;
+}
+
+const struct option *option_find(const struct option_table *table, const char *name) {
+    return find(table, name, strlen(name));
 }
 
 // --- Values ---
@@ -165,7 +168,7 @@ bool options_parse(const struct option_table *table, void *values, option_set *g
 }
 
 bool options_given(const struct option_table *table, option_set given, const char *name) {
-    const struct option *o = find(table, name, strlen(name));
+    const struct option *o = option_find(table, name);
     return o && given >> (o - table->list) & 1;
 }
 
@@ -229,16 +232,17 @@ json_t *options_json(const struct option_table *table, const void *values) {
     return object;
 }
 
-static bool set_list(const struct option *o, void *values, struct json_scope scope, const char *name, fault *f) {
+static bool set_list(const struct option *o, void *values, struct json_scope scope, const char *field,
+                     const char *name, fault *f) {
     const json_t *array;
-    if (!json_get_array(scope, name, JSON_REQUIRED, &array, f)) {
+    if (!json_get_array(scope, field, JSON_REQUIRED, &array, f)) {
         return false;
     }
     ((struct option_list *)place(o, values))->count = 0;
     for (size_t i = 0; i < json_array_size(array); i++) {
         const json_t *value = json_array_get(array, i);
         if (!json_is_string(value)) {
-            return json_fault(scope, name, f, "must be a list of strings");
+            return json_fault(scope, field, f, "must be a list of strings");
         }
         if (!append(o, values, json_string_value(value), scope.file, name, f)) {
             return false;
@@ -247,39 +251,35 @@ static bool set_list(const struct option *o, void *values, struct json_scope sco
     return true;
 }
 
+bool option_from_json(const struct option *o, void *values, struct json_scope scope, const char *field, fault *f) {
+    const char *text = "";
+    int64_t integer = 0;
+    double number = 0;
+    char name[256]; // as json_get_* call it in their faults
+    snprintf(name, sizeof name, "%s%s%s", scope.within ? scope.within : "", scope.within ? "." : "", field);
+    switch (o->type) {
+    case OPTION_TEXT:
+        return json_get_string(scope, field, JSON_REQUIRED, &text, f) && set_text(o, values, text, scope.file, name, f);
+    case OPTION_INTEGER:
+        return json_get_integer(scope, field, JSON_REQUIRED, INT64_MIN, INT64_MAX, &integer, f) &&
+               set_integer(o, values, integer, scope.file, name, f);
+    case OPTION_LIST:
+        return set_list(o, values, scope, field, name, f);
+    case OPTION_SWITCH:
+        return json_get_bool(scope, field, JSON_REQUIRED, place(o, values), f);
+    default:
+        return json_get_number(scope, field, JSON_REQUIRED, -HUGE_VAL, HUGE_VAL, &number, f) &&
+               set_number(o, values, number, scope.file, name, f);
+    }
+}
+
 bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
                        fault *f) {
     struct json_scope scope = {.object = object, .file = file};
     for (size_t i = 0; i < table->count; i++) {
-        const struct option *o = &table->list[i];
         char name[64];
-        option_json_name(o, name);
-        if (!json_has(scope, name)) {
-            continue;
-        }
-        const char *text = "";
-        int64_t integer = 0;
-        double number = 0;
-        bool done;
-        switch (o->type) {
-        case OPTION_TEXT:
-            done = json_get_string(scope, name, JSON_REQUIRED, &text, f) && set_text(o, values, text, file, name, f);
-            break;
-        case OPTION_INTEGER:
-            done = json_get_integer(scope, name, JSON_REQUIRED, INT64_MIN, INT64_MAX, &integer, f) &&
-                   set_integer(o, values, integer, file, name, f);
-            break;
-        case OPTION_LIST:
-            done = set_list(o, values, scope, name, f);
-            break;
-        case OPTION_SWITCH:
-            done = json_get_bool(scope, name, JSON_REQUIRED, place(o, values), f);
-            break;
-        default:
-            done = json_get_number(scope, name, JSON_REQUIRED, -HUGE_VAL, HUGE_VAL, &number, f) &&
-                   set_number(o, values, number, file, name, f);
-        }
-        if (!done) {
+        option_json_name(&table->list[i], name);
+        if (json_has(scope, name) && !option_from_json(&table->list[i], values, scope, name, f)) {
             return false;
         }
     }

@@ -3,12 +3,11 @@
 #ifndef LODROP_TRAINER_OPTIONS_H
 #define LODROP_TRAINER_OPTIONS_H
 
-#include <jansson.h>
 #include <stdint.h>
 #include <stdio.h>
 
-#include "fault.h"
 #include "file.h"
+#include "json.h"
 
 enum { OPTION_TEXT_SIZE = FILE_PATH_MAX, OPTIONS_MAX = 64, OPTION_LIST_MOST = 128, OPTION_LIST_TEXT = 128 };
 
@@ -51,6 +50,9 @@ typedef uint64_t option_set;
 // missing value is a fault of usage; a value that is no number or out of range is one of input.
 bool options_parse(const struct option_table *table, void *values, option_set *given, int argc, char **argv, fault *f);
 
+// NULL: the table has no option of this name, which has no dashes in front.
+const struct option *option_find(const struct option_table *table, const char *name);
+
 bool options_given(const struct option_table *table, option_set given, const char *name);
 
 // A fault of usage unless every name of the list, which ends with NULL, was given.
@@ -60,6 +62,9 @@ bool options_require(const struct option_table *table, option_set given, const c
 json_t *option_json(const struct option *o, const void *values);
 json_t *options_json(const struct option_table *table, const void *values);
 void option_json_name(const struct option *o, char name[64]);
+
+// Reads one option from a field of an object; a list is a list of strings.
+bool option_from_json(const struct option *o, void *values, struct json_scope scope, const char *field, fault *f);
 
 // Reads the options that the object has; ranges are checked as on the command line.
 bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
