@@ -34,13 +34,13 @@ static const struct option_table TABLE = {
     .usage = "usage: lodrop-eval --model DIR --data FILE [--adapter DIR] [options]\n\n"
              "Prints the loss in nats per target, its perplexity, and with choices the accuracy and the expected\n"
              "calibration error (15 bins; confidence: softmax over the choices' summed log-probabilities).\n",
-    .outro = "Data, one JSON object a line:\n"
+    .outro = {"Data, one JSON object a line:\n"
              "  {\"text\": \"...\"}                                        every token is a target\n"
              "  {\"prompt\": \"...\", \"completion\": \"...\"}               the completion's tokens are targets\n"
              "  {\"prompt\": \"...\", \"choices\": [\"...\"], \"label\": 0}    which choice is likeliest, and the "
              "right one's loss\n"
              "Any other file is plain text, cut into blocks of --max-length tokens.\n\n"
-             "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n",
+             "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
 };

@@ -123,8 +123,8 @@ static void print_help(const struct option_table *table) {
         }
     }
     printf("  %-28s %s\n", "--help", "this text");
-    if (table->outro) {
-        printf("\n%s", table->outro);
+    for (size_t i = 0; i < sizeof table->outro / sizeof *table->outro && table->outro[i]; i++) {
+        printf("%s%s", i ? "" : "\n", table->outro[i]);
     }
 }
 

@@ -38,7 +38,7 @@ struct option {
 struct option_table {
     const char *program;
     const char *usage; // the lines above the options
-    const char *outro; // the lines below them
+    const char *outro[3]; // the lines below them, in as many strings as they need
     const struct option *list;
     size_t count;
 };

@@ -2,6 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config.h"
+#include "file.h"
 #include "train.h"
 #include "wisdom.h"
 
@@ -191,6 +193,25 @@ static bool take_memory(struct training *t, fault *f) {
     t->losses.divergence = losses + 2 * limits.targets;
     return batch_make(&t->batch, limits.tokens, batch_branches(t) * (size_t)o->batch_size, f) &&
            open_llama(t, &limits, f);
+}
+
+static bool is_readable(const char *path, fault *f) {
+    struct mapped_file map;
+    bool done = file_map(&map, path, f);
+    file_unmap(&map);
+    return done;
+}
+
+bool training_check(const struct train_options *o, fault *f) {
+    struct adapter_config config;
+    struct adapter_recipe recipe;
+    struct model_config model;
+    enum schedule_kind kind;
+    enum selection_metric metric;
+    return train_options_adapter(&config, &recipe, o, o->adapter, f) && schedule_parse(&kind, o->lr_scheduler, f) &&
+           selection_metric_parse(&metric, o->metric_for_best_model, f) &&
+           model_config_read(&model, o->model, f) && dropouts_fit(&recipe.dropouts, model.layers, "lodrop-train", f) &&
+           is_readable(o->data, f) && (!*o->eval_data || is_readable(o->eval_data, f));
 }
 
 bool training_load(struct training *t, const char *checkpoint, fault *f) {

@@ -43,6 +43,9 @@ struct training {
     struct report report;
 };
 
+// What can be told of the options without reading the model's weights and the data.
+bool training_check(const struct train_options *o, fault *f);
+
 // Reads and checks everything the options name and takes all memory, before anything is written. checkpoint: the folder
 // to go on from, or empty. t->options is set by the caller, all else zero.
 bool training_load(struct training *t, const char *checkpoint, fault *f);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sweep.h"
 #include "train.h"
 
 enum { STATUS_INTERRUPTED = 130 };
@@ -85,6 +86,22 @@ static void print_end(struct training *t, enum training_end end) {
     report_line(&t->report, "adapter, summary.json and curves.svg are in %s", output);
 }
 
+static void run(struct train_options *options, const char *checkpoint, struct sweep_outcome *outcome) {
+    static struct training t;
+    enum training_end end = TRAINING_DONE;
+    t.options = options;
+    outcome->loaded = training_load(&t, checkpoint, &outcome->fault);
+    if (outcome->loaded) {
+        print_start(&t);
+        outcome->done = training_run(&t, &end, &outcome->fault);
+    }
+    if (outcome->done) {
+        print_end(&t, end);
+    }
+    outcome->interrupted = end == TRAINING_INTERRUPTED;
+    training_free(&t);
+}
+
 static int fail(const fault *f) {
     fprintf(stderr, "%s\n", f->text);
     return f->status;
@@ -92,24 +109,19 @@ static int fail(const fault *f) {
 
 int main(int argc, char **argv) {
     static struct train_options options;
-    static struct training t = {.options = &options};
+    static struct sweep_outcome outcome;
     char checkpoint[FILE_PATH_MAX];
-    fault f = {0};
-    if (!train_options_read(&options, checkpoint, argc, argv, &f)) {
-        return fail(&f);
+    fault *f = &outcome.fault;
+    if (!train_options_read(&options, checkpoint, argc, argv, f)) {
+        return fail(f);
     }
     if (options.print_config) {
-        return print_config(&options, checkpoint, &f) ? 0 : fail(&f);
+        return print_config(&options, checkpoint, f) ? 0 : fail(f);
     }
-    enum training_end end = TRAINING_DONE;
-    bool done = training_load(&t, checkpoint, &f);
-    if (done) {
-        print_start(&t);
-        done = training_run(&t, &end, &f);
+    if (*options.sweep) {
+        outcome.done = sweep_run(&options, run, &outcome.interrupted, f);
+    } else {
+        run(&options, checkpoint, &outcome);
     }
-    if (done) {
-        print_end(&t, end);
-    }
-    training_free(&t);
-    return !done ? fail(&f) : end == TRAINING_INTERRUPTED ? STATUS_INTERRUPTED : 0;
+    return !outcome.done ? fail(f) : outcome.interrupted ? STATUS_INTERRUPTED : 0;
 }

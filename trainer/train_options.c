@@ -64,17 +64,33 @@ static const struct option LIST[] = {
     {"stop-after", OPTION_INTEGER, AT(stop_after), 0, UNBOUNDED, "N",
      "stop after step N with a checkpoint; the schedule stays"},
     {"resume", OPTION_SWITCH, AT(resume), 0, 0, NULL, "go on from OUTPUT/checkpoint with its options"},
+    {"sweep", OPTION_TEXT, AT(sweep), 0, 0, "FILE",
+     "many runs, each in a folder of OUTPUT, and a table of them: see below"},
+    {"jobs", OPTION_INTEGER, AT(jobs), 1, 1024, "N", "runs of a sweep side by side (default 1), each with --threads"},
     {"print-config", OPTION_SWITCH, AT(print_config), 0, 0, NULL, "print what the options amount to, and stop"},
     {"init-b", OPTION_TEXT, AT(init_b), 0, 0, "NAME", NULL},
     {"dump-gradients", OPTION_TEXT, AT(dump_gradients), 0, 0, "FILE", NULL},
 };
 
+static const char SWEEPS[] =
+    "A sweep runs lodrop-train once for each combination of options that FILE names, in OUTPUT/NAME, NAME being\n"
+    "the options that vary. The command line's options are those of all runs, over FILE's base; FILE is like\n"
+    "  {\"base\": {\"epochs\": 5}, \"vary\": {\"method\": [\"lora\", \"dropkey\"], \"seed\": [0, 1, 2]}}\n"
+    "or has named runs, each of which gets all combinations of vary:\n"
+    "  {\"runs\": [{\"name\": \"plain\"}, {\"name\": \"keys\", \"method\": \"dropkey\"}],\n"
+    "   \"vary\": {\"seed\": [0, 1]}}\n"
+    "Runs that are done are skipped and interrupted ones go on, so the same command ends what Ctrl-C stopped.\n"
+    "OUTPUT/sweep.md and sweep.json have mean and standard deviation over the seeds, sweep.svg is drawn where one\n"
+    "option varies beside the seed and is a number.\n\n"
+    "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n";
+
 const struct option_table train_option_table = {
     .program = "lodrop-train",
     .usage = "usage: lodrop-train --model DIR --data FILE --output DIR [options]\n"
-             "       lodrop-train --output DIR --resume\n\n"
+             "       lodrop-train --output DIR --resume\n"
+             "       lodrop-train --output DIR --sweep FILE [options]\n\n"
              "Fine-tunes a frozen Llama model with LoRA on the CPU.\n",
-    .outro =
+    .outro = {
         "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
         "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
         "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
@@ -122,8 +138,9 @@ const struct option_table train_option_table = {
         "first epoch (or 40 steps, if these are more).\n\n"
         "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
         "\"label\"};\n"
-        "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n"
-        "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n",
+        "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n",
+        SWEEPS,
+    },
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
 };
@@ -145,6 +162,7 @@ static const struct train_options DEFAULTS = {
     .learning_rate = 2e-4,
     .warmup_ratio = 0.06,
     .max_grad_norm = 1,
+    .jobs = 1,
 };
 
 static bool is_input_dropout(const struct dropout_method *method) {
@@ -153,18 +171,26 @@ static bool is_input_dropout(const struct dropout_method *method) {
 
 // --- Reading ---
 
-// Options that may differ when a run goes on: where things lie, and what changes no bit.
-static bool may_change(const char *name) {
-    static const char *const list[] = {"model",      "data",    "output",       "eval-data",
-                                       "adapter",    "threads", "recompute",    "save-steps",
-                                       "stop-after", "resume",  "print-config", "dump-gradients",
-                                       "tune"};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
+static bool is_one_of(const char *name, const char *const *list, size_t count) {
+    for (size_t i = 0; i < count; i++) {
         if (strcmp(name, list[i]) == 0) {
             return true;
         }
     }
     return false;
+}
+
+bool train_option_is_free(const char *name) {
+    static const char *const list[] = {"output", "threads",      "recompute",      "save-steps", "stop-after",
+                                       "resume", "print-config", "dump-gradients", "tune",       "sweep",
+                                       "jobs"};
+    return is_one_of(name, list, sizeof list / sizeof *list);
+}
+
+// Options that may differ when a run goes on: where things lie (the data are known by their tokens), and free ones.
+static bool may_change(const char *name) {
+    static const char *const places[] = {"model", "data", "eval-data", "adapter"};
+    return train_option_is_free(name) || is_one_of(name, places, sizeof places / sizeof *places);
 }
 
 // What the command line gave (line) over the checkpoint's options (o).
@@ -269,16 +295,12 @@ static bool check_evaluation(option_set given, fault *f) {
     return true;
 }
 
-static bool read_fresh(struct train_options *o, option_set given, fault *f) {
+bool train_options_complete(struct train_options *o, fault *f) {
+    option_set given = o->given;
     o->default_length = !options_given(&train_option_table, given, "max-length");
     static const char *const needed[] = {"model", "data", "output", NULL};
-    char left[FILE_PATH_MAX];
-    if (!options_require(&train_option_table, given, needed, f) || !checkpoint_find(left, o->output, f)) {
+    if (!options_require(&train_option_table, given, needed, f)) {
         return false;
-    }
-    if (*left && !o->print_config) {
-        return fault_set(f, FAULT_INPUT, o->output, "checkpoint",
-                         "an unfinished run lies here: go on with --resume, or remove it");
     }
     static const char *const of_adapter[] = {"lora-r", "lora-alpha", "use-rslora", "target-modules"};
     for (size_t i = 0; *o->adapter && i < sizeof of_adapter / sizeof *of_adapter; i++) {
@@ -289,17 +311,46 @@ static bool read_fresh(struct train_options *o, option_set given, fault *f) {
     return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f);
 }
 
+static bool read_fresh(struct train_options *o, fault *f) {
+    char left[FILE_PATH_MAX];
+    if (!train_options_complete(o, f) || !checkpoint_find(left, o->output, f)) {
+        return false;
+    }
+    return !*left || o->print_config ||
+           fault_set(f, FAULT_INPUT, o->output, "checkpoint",
+                     "an unfinished run lies here: go on with --resume, or remove it");
+}
+
+// What the command line of a sweep cannot have.
+static bool check_sweep(const struct train_options *o, fault *f) {
+    static const char *const needed[] = {"output", NULL}, *const alone[] = {"resume", "stop-after", "print-config",
+                                                                            "dump-gradients"};
+    for (size_t i = 0; i < sizeof alone / sizeof *alone; i++) {
+        char flag[64];
+        snprintf(flag, sizeof flag, "--%s", alone[i]);
+        if (options_given(&train_option_table, o->given, alone[i])) {
+            return fault_set(f, FAULT_USAGE, "lodrop-train", flag, "does not go with --sweep, which goes on by itself");
+        }
+    }
+    return options_require(&train_option_table, o->given, needed, f);
+}
+
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f) {
     static const char *const needed_to_resume[] = {"output", NULL};
     *o = DEFAULTS;
     *checkpoint = 0;
-    option_set given;
-    if (!options_parse(&train_option_table, o, &given, argc, argv, f)) {
+    if (!options_parse(&train_option_table, o, &o->given, argc, argv, f)) {
         return false;
     }
-    return o->resume ? options_require(&train_option_table, given, needed_to_resume, f) &&
-                           read_resumed(o, checkpoint, given, f)
-                     : read_fresh(o, given, f);
+    if (*o->sweep) {
+        return check_sweep(o, f);
+    }
+    if (options_given(&train_option_table, o->given, "jobs")) {
+        return fault_set(f, FAULT_USAGE, "lodrop-train", "--jobs", "needs --sweep");
+    }
+    return o->resume ? options_require(&train_option_table, o->given, needed_to_resume, f) &&
+                           read_resumed(o, checkpoint, o->given, f)
+                     : read_fresh(o, f);
 }
 
 // --- Meaning ---

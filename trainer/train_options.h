@@ -19,6 +19,9 @@ struct train_options {
     double consistency_weight, lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
     double early_stopping_threshold;
     bool load_best_model_at_end, tune, mask_per_kv_head, use_rslora, recompute, resume, print_config;
+    char sweep[OPTION_TEXT_SIZE]; // empty: one run
+    int64_t jobs;
+    option_set given;    // on the command line, or by a sweep
     bool default_length; // max_length was not asked for
 };
 
@@ -26,7 +29,14 @@ extern const struct option_table train_option_table;
 
 // Defaults, the command line over them, and with --resume the checkpoint's options under it. `checkpoint` gets the
 // folder to resume from, empty without --resume.
+// With --sweep the options are those of no run yet: train_options_complete is left to each of them.
 bool train_options_read(struct train_options *o, char checkpoint[FILE_PATH_MAX], int argc, char **argv, fault *f);
+
+// For a new run: that all it needs was given, and what follows from what was given.
+bool train_options_complete(struct train_options *o, fault *f);
+
+// A run with another value of this option is still the same run, bit by bit.
+bool train_option_is_free(const char *name);
 
 // What the options say about the adapter. from: a folder whose adapter the run continues, with its rank, alpha and
 // modules; empty: none.

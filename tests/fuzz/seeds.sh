@@ -1,9 +1,9 @@
 #!/bin/sh
-# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl, FOLDER/drop and
-# FOLDER/wisdom.
+# Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl, FOLDER/drop,
+# FOLDER/sweep and FOLDER/wisdom.
 set -eu
 out=$1
-mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop" "$out/wisdom"
+mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop" "$out/sweep" "$out/wisdom"
 
 # tensors NAME HEADER DATA: the header's length as 8 bytes, the header, the data
 tensors() {
@@ -37,6 +37,15 @@ printf 'lora_input:element:0.1' > "$out/drop/input"
 printf 'attn_logit:column:0.1:none:12-23' > "$out/drop/range"
 printf 'attn_weight:span:0.25:renormalise-nograd:later-half' > "$out/drop/half"
 printf 'attn_weight:element:1e-3:inverted:7' > "$out/drop/layer"
+
+cat > "$out/sweep/product" <<END
+{"base": {"epochs": 5, "learning-rate": 3e-3, "target-modules": "q_proj,v_proj", "drop": ["ffn_output:span:0.1"]},
+ "vary": {"lora-r": [2, 16], "rate": [0.1, 0.5], "use-rslora": [true, false], "seed": [0, 1]}}
+END
+cat > "$out/sweep/runs" <<END
+{"runs": [{"name": "plain"}, {"name": "keys", "method": "dropkey", "rate": 0.2}], "vary": {"seed": [0, 1, 2]}}
+END
+printf '{"vary": {"drop": [[], ["attn_logit:column:0.1", "hidden:element:0.1"]]}}' > "$out/sweep/lists"
 
 lowrank='lowrank n_in=576 n_out=1536 tokens=1024: measured, forward 6x16 mc 258 kc 288 columns, backward 6x16 mc 258 kc 512 tokens'
 attention='attention heads=9 kv_heads=3 head_dim=64 keys=256 queries=256: exhausted, 6x16 queries 66'
