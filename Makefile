@@ -7,13 +7,14 @@ PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libsentenc
            ninja-build pkg-config python3 wordnet-base
 INSTALL = apt-get install -y --no-install-recommends
 
-.PHONY: help deps build demo test interop bench mca compare clean
+.PHONY: help deps build demo study test interop bench mca compare clean
 
 help:
 	@echo "make deps     install the Debian packages that are missing (as root; otherwise print the command)"
 	@echo "make build    build the library and its programs in $(BUILD)/"
 	@echo "make test     run all tests; the last line sums them up"
-	@echo "make demo     fine-tune a small language model with LoRA and dropout"
+	@echo "make demo     fine-tune a small language model with LoRA and dropout, five seeds each"
+	@echo "make study    ask of ranks, rates, places and parts of dropout on the demo's task; half an hour, goes on after Ctrl-C"
 	@echo "make interop  compare with PyTorch and PEFT, in a Python environment of its own ($(VENV)/)"
 	@echo "make bench    measure all operations, write $(BUILD)/bench/; BENCH_FLAGS are Google Benchmark's"
 	@echo "make mca      estimate the inner loops on CPUs that are not at hand, with llvm-mca"
@@ -40,6 +41,9 @@ test: build
 
 demo: build
 	@demo/run.sh $(BUILD)
+
+study: build
+	@study/run.sh $(BUILD) $(STUDY_FLAGS)
 
 $(VENV)/ready: tests/interop/requirements.txt
 	python3 -m venv $(VENV)
