@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -30,6 +31,7 @@ struct sweeping {
     double seconds; // of the runs that are done and were not resumed
     size_t timed;   // how many these are
     bool stopping;
+    int lock; // the output folder's descriptor; -1: none
     sigset_t signals, before;
 };
 
@@ -117,7 +119,7 @@ static bool look_at(struct sweeping *w, size_t run, const struct train_options *
 }
 
 // Nothing begins before every run's options are good.
-static bool prepare(struct sweeping *w, fault *f) {
+static bool check_all(const struct sweeping *w, fault *f) {
     struct train_options *o = malloc(sizeof *o);
     bool done = o || fault_memory(f, "the options");
     for (size_t run = 0; done && run < w->sweep.count; run++) {
@@ -128,6 +130,13 @@ static bool prepare(struct sweeping *w, fault *f) {
             done = fault_set(f, inner.status, w->sweep.file, w->sweep.names[run], "%.4000s", inner.text);
         }
     }
+    free(o);
+    return done;
+}
+
+static bool look_at_all(struct sweeping *w, fault *f) {
+    struct train_options *o = malloc(sizeof *o);
+    bool done = o || fault_memory(f, "the options");
     for (size_t run = 0; done && run < w->sweep.count; run++) {
         done = sweep_options(&w->sweep, run, o, f) && look_at(w, run, o, f);
     }
@@ -341,6 +350,21 @@ static bool open_slots(struct sweeping *w, fault *f) {
     return true;
 }
 
+// The runs hold the lock with the sweep: one that was killed may have some that are still about to leave a checkpoint.
+static bool lock_output(struct sweeping *w, fault *f) {
+    const char *output = w->sweep.line->output;
+    if (!file_make_folders(output, f)) {
+        return false;
+    }
+    w->lock = open(output, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (w->lock < 0) {
+        return fault_system(f, output, "cannot open", errno);
+    }
+    // Some file systems have no locks; there it is left to the user.
+    return flock(w->lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK ||
+           fault_set(f, FAULT_INPUT, output, NULL, "a sweep is running here");
+}
+
 // From here on signals wait until they are asked for; none is lost between two runs.
 static void hold_signals(struct sweeping *w) {
     static const int list[] = {SIGINT, SIGTERM, SIGTSTP, SIGCHLD};
@@ -369,6 +393,9 @@ static void free_all(struct sweeping *w) {
     if (w->slots && w->slots->outcome) {
         munmap(w->slots->outcome, w->jobs * sizeof *w->slots->outcome);
     }
+    if (w->lock >= 0) {
+        close(w->lock);
+    }
     free(w->slots);
     free(w->results);
     sweep_free(&w->sweep);
@@ -387,13 +414,13 @@ static bool end(const struct sweeping *w, bool *interrupted, fault *f) {
 }
 
 bool sweep_run(const struct train_options *line, sweep_training *training, bool *interrupted, fault *f) {
-    struct sweeping w = {0};
-    bool done = sweep_read(&w.sweep, line->sweep, line, f) && open_slots(&w, f) && prepare(&w, f);
+    struct sweeping w = {.lock = -1};
+    bool done = sweep_read(&w.sweep, line->sweep, line, f) && open_slots(&w, f) && check_all(&w, f) &&
+                lock_output(&w, f) && look_at_all(&w, f);
     if (done) {
         print_start(&w);
         hold_signals(&w);
-        done = file_make_folders(line->output, f) && sweep_write_table(&w.sweep, w.results, f) &&
-               run_all(&w, training, f) && end(&w, interrupted, f);
+        done = sweep_write_table(&w.sweep, w.results, f) && run_all(&w, training, f) && end(&w, interrupted, f);
     }
     free_all(&w);
     return done;

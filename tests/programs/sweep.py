@@ -245,8 +245,24 @@ def check_killed():
     while time.monotonic() < until and not (output / "seed=0" / "checkpoint").is_dir():
         time.sleep(0.01)
     expect("killed: the run leaves a checkpoint", (output / "seed=0" / "checkpoint").is_dir(), folders(output))
-    must(sweep(file, output, *options))
+    done = sweep(file, output, *options)
+    while time.monotonic() < until and "a sweep is running here" in done.stderr:
+        done = sweep(file, output, *options)
+    must(done)
     expect("killed: goes on", table(output)["runs"][0]["resumed"], table(output))
+
+
+def check_two():
+    """Two sweeps at once in one folder: the second is refused."""
+    file = write_sweep(FOLDER / "two-sweeps.json", vary={"seed": [0]})
+    output, options = FOLDER / "two-sweeps", ["--max-steps", 2000]
+    process = start(file, output, *options)
+    wait_for_steps(process, output, "seed=0")
+    done = sweep(file, output, *options)
+    expect("two sweeps: refused", done.returncode == DAMAGED and "a sweep is running here" in done.stderr, told(done))
+    process.send_signal(signal.SIGINT)
+    process.communicate()
+    expect("two sweeps: the first is left in peace", (output / "seed=0" / "checkpoint").is_dir(), folders(output))
 
 
 def check_failing():
@@ -359,6 +375,7 @@ check_again()
 check_interrupted("interrupted", signal.SIGINT, True)
 check_interrupted("terminated", signal.SIGTERM, False)
 check_killed()
+check_two()
 check_failing()
 check_refusals()
 finish()
