@@ -1,7 +1,7 @@
 #!/bin/sh
 # The demo: a small language model learns to tell a gloss's class, with LoRA alone, with dropout on LoRA's input, with
-# DropKey: attention without some of its keys, with HiddenKey-: HiddenCut beside it, and with HiddenKey: two such passes
-# held together.
+# DropKey: attention without some of its keys, and with HiddenKey: DropKey and HiddenCut in the later half of the
+# layers, two such passes held together. Five seeds each, as many runs side by side as there are CPUs.
 #
 #     demo/run.sh BUILD [OUTPUT]      OUTPUT: default BUILD/demo
 set -eu
@@ -17,23 +17,15 @@ echo "2,000 held out. The base model, 1 M parameters, was pre-trained on WordNet
 
 echo
 echo "== base model: scored as it is"
-"$build/lodrop-eval" --model "$demo/base" --data "$output/heldout.jsonl" --json > "$output/base.json"
-
-train() {
-    method=$1
-    shift
-    echo
-    echo "== $method"
-    rm -rf "$output/$method"
-    "$build/lodrop-train" --model "$demo/base" --data "$output/train.jsonl" --eval-data "$output/heldout.jsonl" \
-        --output "$output/$method" --method "$method" --target-modules all-linear --lora-r 16 --lora-alpha 32 \
-        --learning-rate 3e-3 --batch-size 16 --epochs 5 "$@"
-}
-train lora
-train lora-input-dropout --lora-dropout 0.1
-train dropkey --rate 0.1
-train hiddenkey-minus --rate 0.1
-train hiddenkey --rate 0.1
+"$build/lodrop-eval" --model "$demo/base" --data "$output/heldout.jsonl"
 
 echo
-python3 "$demo/table.py" "$output" lora lora-input-dropout dropkey hiddenkey-minus hiddenkey
+echo "== the methods of demo/methods.json"
+rm -rf "$output/methods"
+"$build/lodrop-train" --sweep "$demo/methods.json" --model "$demo/base" --data "$output/train.jsonl" \
+    --eval-data "$output/heldout.jsonl" --output "$output/methods" --threads 1 --jobs "$(nproc)"
+
+echo
+cat "$output/methods/sweep.md"
+echo
+echo "In $output/methods each run has its adapter and curves.svg, its losses over the steps."

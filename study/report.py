@@ -6,6 +6,8 @@ import pathlib
 import statistics
 import sys
 
+# Student's t: two-sided 95 % for as many degrees of freedom.
+T95 = [math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
 COLOURS = ["#1f5fa8", "#d1495b", "#3a7d44", "#e09f3e", "#7b4b94", "#444444"]
 
 # --- Drawing: curves over values at equal distances, with standard deviations ---
@@ -103,10 +105,11 @@ def against_table(rows, baseline):
     yield "| run | difference | standard error | seeds | |"
     yield "| --- | ---: | ---: | ---: | --- |"
     for name, difference, error, seeds in rows:
-        verdict = "no clear difference" if abs(difference) <= 2 * error else "better" if difference < 0 else "worse"
+        clear = abs(difference) > T95[min(seeds, len(T95)) - 1] * error
+        verdict = "no clear difference" if not clear else "better" if difference < 0 else "worse"
         yield f"| {name} | {difference:+.4f} | {error:.4f} | {seeds} | {verdict} |"
     yield ""
-    yield "(Clear is what exceeds two standard errors; of twenty dropouts that do nothing a few would.)"
+    yield "(Clear is a difference beyond Student's two-sided 95 %; of twenty that are none, one would be.)"
 
 
 # --- The questions ---
