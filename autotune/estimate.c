@@ -9,7 +9,7 @@
 // thread can count on.
 #include "plan.h"
 
-enum { LARGE_L2 = 1 << 20, NARROW_C = 1024, STRIP_IN_L1 = 32 << 10, SMALL_MC = 256 };
+enum { LARGE_L2 = 1 << 20, NARROW_C = 1024, STRIP_IN_L1 = 32 << 10 };
 
 static size_t at_least(size_t value, size_t floor) {
     return value < floor ? floor : value;
@@ -19,7 +19,7 @@ static lod_blocks estimate_blocks(const lod_plan *plan, bool forward) {
     const lod_product_shape p = lod_product_shape_of(plan, forward);
     const lod_kernel *tile = lod_kernel_find(LOD_OP_lowrank_tile_f32, plan->isa);
     const size_t l2 = lod_this_machine()->l2, in_l1 = STRIP_IN_L1 / (tile->nr * sizeof(float));
-    lod_blocks b = {.tile = tile, .mc = SMALL_MC, .kc = in_l1, .cut_tokens = p.n <= p.tokens};
+    lod_blocks b = {.tile = tile, .mc = forward ? 512 : 256, .kc = in_l1, .cut_tokens = p.n <= p.tokens};
     if (p.n <= NARROW_C && in_l1 < LOD_KC_MAX) return b;
     b.mc = LOD_MC_MAX, b.kc = LOD_KC_MAX;
     b.kc = lod_fit_blocks(b, &p).kc;
@@ -40,6 +40,6 @@ void lod_estimate(lod_plan *plan) {
 }
 
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens) {
-    const size_t logits = 16 << 20; // bytes held at a time, unless 64 tokens need more
+    const size_t logits = 48 << 20; // bytes held at a time, unless 64 tokens need more; W is read once for each time
     return lod_min(lod_min(at_least(logits / sizeof(float) / vocabulary, 64), 1024), tokens);
 }
