@@ -41,6 +41,23 @@ void lod_grad_sum_finish(lod_grad_sum *sum, float *total) {
     sum->count = 0;
 }
 
+// Once a sum is finished its first level is free, for the totals: when sum k is, levels of at most k are asked for.
+void lod_grad_sum_finish_all(lod_grad_sum *sums, size_t count, float *total) {
+    LOD_DEFAULT_FP;
+    const size_t size = sums->size;
+    for (size_t k = 0; k < count; k++) {
+        lod_grad_sum_finish(&sums[k], total);
+        unsigned l = 0;
+        for (; k >> l & 1; l++) add(total, sums[l].level, size);
+        memcpy(sums[l].level, total, size * sizeof(float));
+    }
+    const unsigned lowest = (unsigned)__builtin_ctzll(count);
+    memcpy(total, sums[lowest].level, size * sizeof(float));
+    for (unsigned l = lowest + 1; l < 64; l++) {
+        if (count >> l & 1) add(total, sums[l].level, size);
+    }
+}
+
 void lod_grad_sum_push(lod_grad_sum *sum, uint64_t index, float *leaf, size_t rows, size_t cols, size_t ldleaf,
                        size_t col0, size_t ld) {
     unsigned l = 0;

@@ -246,6 +246,9 @@ LOD_API size_t lod_grad_sum_size(size_t size, uint64_t leaves);
 LOD_API void lod_grad_sum_init(lod_grad_sum *sum, size_t size, uint64_t leaves, void *memory);
 /// Folds low levels into higher ones and writes the total [size] (zeros if no leaf came); then the sum is empty again.
 LOD_API void lod_grad_sum_finish(lod_grad_sum *sum, float *total);
+/// The same of several sums, at least one, whose totals join in the same kind of tree: those of the instances of LoRA
+/// Dropout.
+LOD_API void lod_grad_sum_finish_all(lod_grad_sum *sums, size_t count, float *total);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Low-rank linear layer (LoRA, arXiv 2106.09685): Y = X W' + s (X~ A') B', X~ = (M * X) inv, s = alpha / r

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "dispatch.h"
 #include "float_environment.h"
 #include "philox.h"
 
@@ -476,5 +477,33 @@ CHECK_ONCE(lora_dropout_one_sum, 0) {
         double magnitude = bound.da[0][i] + bound.da[1][i] + bound.da[2][i];
         double want = (double)apart.da[0][i] + (double)apart.da[1][i] + (double)apart.da[2][i];
         CHECK_THAT(fabs((double)one.da[0][i] - want) <= 2 * gamma * magnitude);
+    }
+}
+
+// The sums of instances join like leaves: in a sum that has one for each of them.
+CHECK_ONCE(grad_sum_finish_all, 0) {
+    enum { SIZE = 19, MOST = 9, LEAVES = 3 };
+    for (size_t count = 1; count <= MOST; count++) {
+        lod_grad_sum sums[MOST], alike[MOST], joined;
+        float levels[2][MOST][2 * SIZE], tree[4 * SIZE], leaf[SIZE], total[SIZE], want[SIZE];
+        lod_grad_sum_init(&joined, SIZE, MOST, tree);
+        for (size_t k = 0; k < count; k++) {
+            lod_grad_sum_init(&sums[k], SIZE, LEAVES, levels[0][k]);
+            lod_grad_sum_init(&alike[k], SIZE, LEAVES, levels[1][k]);
+            for (size_t i = 0; i < k % (LEAVES + 1); i++) {
+                float *values = check_floats("leaf", CHECK_INOUT, 1, SIZE, SIZE);
+                memcpy(leaf, values, sizeof leaf);
+                lod_grad_sum_push(&alike[k], alike[k].count++, leaf, 1, SIZE, SIZE, 0, SIZE);
+                lod_grad_sum_push(&sums[k], sums[k].count++, values, 1, SIZE, SIZE, 0, SIZE);
+            }
+            lod_grad_sum_finish(&alike[k], leaf);
+            lod_grad_sum_push(&joined, joined.count++, leaf, 1, SIZE, SIZE, 0, SIZE);
+        }
+        lod_grad_sum_finish(&joined, want);
+        lod_grad_sum_finish_all(sums, count, total);
+        check_bytes_equal("total", total, want, sizeof total);
+        for (size_t k = 0; k < count; k++) {
+            CHECK_THAT(sums[k].count == 0);
+        }
     }
 }
