@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "config.h"
 #include "file.h"
 #include "json.h"
 #include "safetensors.h"
@@ -81,8 +82,9 @@ static bool is_harmless(const char *field) {
 }
 
 static bool is_read(const char *field) {
-    static const char *const read[] = {"r",    "lora_alpha", "lora_dropout", "use_rslora",       "target_modules",
-                                       "bias", "peft_type",  "task_type",    "init_lora_weights"};
+    static const char *const read[] = {"r",         "lora_alpha",        "lora_dropout",        "use_rslora",
+                                       "bias",      "target_modules",    "peft_type",           "alpha_pattern",
+                                       "task_type", "init_lora_weights", "layers_to_transform"};
     for (size_t i = 0; i < sizeof read / sizeof *read; i++) {
         if (strcmp(field, read[i]) == 0) {
             return true;
@@ -162,6 +164,27 @@ static bool read_modules(struct adapter_config *config, struct json_scope scope,
     return true;
 }
 
+// PEFT's list of layers, or one of them. Ours are side by side.
+static bool read_layers(struct layers *layers, struct json_scope scope, fault *f) {
+    static const char field[] = "layers_to_transform";
+    const json_t *value = json_object_get(scope.object, field);
+    if (!value || is_off(value)) {
+        return true;
+    }
+    size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    layers->extent = LAYERS_SOME;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *one = json_is_array(value) ? json_array_get(value, i) : value;
+        json_int_t layer = json_is_integer(one) ? json_integer_value(one) : -1;
+        if (layer < 0 || layer >= MODEL_MAX_LAYERS || (i > 0 && layer != (json_int_t)layers->last + 1)) {
+            return json_fault(scope, field, f, "must be a list of layers in ascending order without gaps");
+        }
+        layers->first = i ? layers->first : (unsigned)layer;
+        layers->last = (unsigned)layer;
+    }
+    return true;
+}
+
 static bool read_rate(struct json_scope scope, const char *field, double *p, fault *f) {
     return json_get_number(scope, field, JSON_OPTIONAL, 0.0, 1.0, p, f) &&
            (*p < 1.0 || json_fault(scope, field, f, "is 1, must be below 1"));
@@ -178,9 +201,12 @@ static bool read_config(struct adapter_config *config, struct json_scope scope, 
         !json_get_number(scope, "lora_alpha", JSON_OPTIONAL, 0.0, MAX_ALPHA, &config->alpha, f) ||
         !read_rate(scope, "lora_dropout", &config->dropout, f) ||
         !json_get_bool(scope, "use_rslora", JSON_OPTIONAL, &config->rslora, f) || !read_modules(config, scope, f) ||
+        !read_layers(&config->layers, scope, f) ||
         !json_get_string(scope, "base_model_name_or_path", JSON_OPTIONAL, &base, f)) {
         return false;
     }
+    const json_t *pattern = json_object_get(scope.object, "alpha_pattern");
+    config->alpha_pattern = pattern && !is_off(pattern);
     config->r = (unsigned)r;
     if (strlen(base) >= sizeof config->base_model) {
         return json_fault(scope, "base_model_name_or_path", f, "longer than %zu bytes", sizeof config->base_model - 1);
@@ -217,7 +243,53 @@ static json_t *number(double value) {
     return whole ? json_integer((json_int_t)value) : json_real(value);
 }
 
-static bool write_config(const char *folder, const struct adapter_config *config, fault *f) {
+// As PEFT finds it in the model.
+static void module_name(char name[NAME_BYTES], const struct adapter_tensors *t) {
+    snprintf(name, NAME_BYTES, "model.layers.%u.%s.%s", t->layer, modules[t->module].block, modules[t->module].name);
+}
+
+static void tensor_name(char name[NAME_BYTES], const struct adapter_tensors *t, char matrix) {
+    char module[NAME_BYTES];
+    module_name(module, t);
+    snprintf(name, NAME_BYTES, "base_model.model.%.80s.lora_%c.weight", module, matrix);
+}
+
+// What all modules have left of their alpha, or 1 where they differ.
+static double common_mean(const struct adapter_tensors *tensors, size_t count) {
+    for (size_t i = 1; i < count; i++) {
+        if (tensors[i].mean != tensors[0].mean) {
+            return 1;
+        }
+    }
+    return count ? tensors[0].mean : 1;
+}
+
+// lora_alpha with the expected masks in it, of the modules that have one of their own.
+static json_t *alpha_pattern(double alpha, double common, const struct adapter_tensors *tensors, size_t count) {
+    json_t *pattern = json_object();
+    for (size_t i = 0; i < count; i++) {
+        if (tensors[i].mean != common) {
+            char name[NAME_BYTES];
+            module_name(name, &tensors[i]);
+            json_object_set_new(pattern, name, number(alpha * tensors[i].mean));
+        }
+    }
+    return pattern;
+}
+
+static json_t *layer_list(const struct layers *layers) {
+    if (layers->extent != LAYERS_SOME) {
+        return json_null();
+    }
+    json_t *list = json_array();
+    for (unsigned i = layers->first; i <= layers->last; i++) {
+        json_array_append_new(list, json_integer(i));
+    }
+    return list;
+}
+
+static bool write_config(const char *folder, const struct adapter_config *config, const struct adapter_tensors *tensors,
+                         size_t count, fault *f) {
     char path[FILE_PATH_MAX];
     json_t *names = json_array();
     for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
@@ -225,12 +297,15 @@ static bool write_config(const char *folder, const struct adapter_config *config
             json_array_append_new(names, json_string(modules[m].name));
         }
     }
-    json_t *root =
-        json_pack("{s:s?, s:s, s:b, s:b, s:b, s:o, s:f, s:n, s:s, s:i, s:o, s:s, s:b, s:b}", "base_model_name_or_path",
-                  *config->base_model ? config->base_model : NULL, "bias", "none", "fan_in_fan_out", 0,
-                  "inference_mode", 1, "init_lora_weights", 1, "lora_alpha", number(config->alpha), "lora_dropout",
-                  config->dropout, "modules_to_save", "peft_type", "LORA", "r", (int)config->r, "target_modules", names,
-                  "task_type", "CAUSAL_LM", "use_dora", 0, "use_rslora", (int)config->rslora);
+    double mean = common_mean(tensors, count);
+    json_t *root = json_pack(
+        "{s:o, s:s?, s:s, s:b, s:b, s:b, s:o, s:o, s:f, s:n, s:s, s:i, s:o, s:s, s:b, s:b}", "alpha_pattern",
+        alpha_pattern(config->alpha, mean, tensors, count), "base_model_name_or_path",
+        *config->base_model ? config->base_model : NULL, "bias", "none", "fan_in_fan_out", 0, "inference_mode", 1,
+        "init_lora_weights", 1, "layers_to_transform", layer_list(&config->layers), "lora_alpha",
+        number(config->alpha * mean), "lora_dropout", config->dropout, "modules_to_save", "peft_type", "LORA", "r",
+        (int)config->r, "target_modules", names, "task_type", "CAUSAL_LM", "use_dora", 0, "use_rslora",
+        (int)config->rslora);
     bool done =
         root ? file_path(path, folder, CONFIG_FILE, f) && json_write_file(root, path, f) : fault_memory(f, CONFIG_FILE);
     json_decref(root);
@@ -245,7 +320,9 @@ static bool write_recipe(const char *folder, const struct adapter_recipe *recipe
     json_t *root = json_pack("{s:i, s:s, s:o, s:I, s:o}", "format", RECIPE_FORMAT, "method", recipe->method,
                              "lora_alpha", number(recipe->alpha), "seed", (json_int_t)recipe->seed, "dropouts",
                              dropouts_json(&recipe->dropouts));
-    bool done = root && consistency_add_json(root, &recipe->consistency)
+    bool several = recipe->instances > 1;
+    bool done = root && (!several || json_object_set_new(root, "instances", json_integer(recipe->instances)) == 0) &&
+                        consistency_add_json(root, &recipe->consistency)
                     ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f)
                     : fault_memory(f, RECIPE_FILE);
     json_decref(root);
@@ -265,14 +342,16 @@ static bool copy_word(struct json_scope scope, const char *field, char word[ADAP
 }
 
 static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, fault *f) {
-    int64_t format, seed = 0;
+    int64_t format, seed = 0, instances = 1;
     if (!json_get_integer(scope, "format", JSON_REQUIRED, RECIPE_FORMAT, RECIPE_FORMAT, &format, f) ||
         !copy_word(scope, "method", recipe->method, f) ||
         !json_get_number(scope, "lora_alpha", JSON_REQUIRED, 0.0, MAX_ALPHA, &recipe->alpha, f) ||
-        !json_get_integer(scope, "seed", JSON_REQUIRED, 0, INT64_MAX, &seed, f)) {
+        !json_get_integer(scope, "seed", JSON_REQUIRED, 0, INT64_MAX, &seed, f) ||
+        !json_get_integer(scope, "instances", JSON_OPTIONAL, 1, ADAPTER_MAX_INSTANCES, &instances, f)) {
         return false;
     }
     recipe->seed = (uint64_t)seed;
+    recipe->instances = (unsigned)instances;
     return dropouts_from_json(&recipe->dropouts, scope, "dropouts", f) &&
            consistency_from_json(&recipe->consistency, scope, f);
 }
@@ -296,9 +375,16 @@ bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char 
     return done;
 }
 
-static void tensor_name(char name[NAME_BYTES], const struct adapter_tensors *t, char matrix) {
-    snprintf(name, NAME_BYTES, "base_model.model.model.layers.%u.%s.%s.lora_%c.weight", t->layer,
-             modules[t->module].block, modules[t->module].name, matrix);
+bool adapter_read(struct adapter_config *config, struct adapter_recipe *recipe, const char *folder, fault *f) {
+    bool there = false;
+    if (!adapter_read_config(config, folder, f) || !adapter_read_recipe(recipe, &there, folder, f)) {
+        return false;
+    }
+    if (there) {
+        config->alpha = recipe->alpha;
+    }
+    return there || !config->alpha_pattern ||
+           fault_set(f, FAULT_INPUT, folder, "alpha_pattern", "this feature of an adapter is not supported");
 }
 
 // b[c][k] = bt[k][c]
@@ -365,8 +451,9 @@ bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_te
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f) {
     char path[FILE_PATH_MAX];
-    return file_make_folders(folder, f) && write_config(folder, config, f) && write_recipe(folder, recipe, f) &&
-           file_path(path, folder, TENSOR_FILE, f) && adapter_write_tensors(path, config->r, tensors, count, NULL, f);
+    return file_make_folders(folder, f) && write_config(folder, config, tensors, count, f) &&
+           write_recipe(folder, recipe, f) && file_path(path, folder, TENSOR_FILE, f) &&
+           adapter_write_tensors(path, config->r, tensors, count, NULL, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

@@ -21,7 +21,11 @@ enum adapter_module {
     ADAPTER_MODULES
 };
 
-enum { ADAPTER_ALL_MODULES = (1 << ADAPTER_MODULES) - 1, ADAPTER_MAX_RANK = 4096 };
+enum {
+    ADAPTER_ALL_MODULES = (1 << ADAPTER_MODULES) - 1,
+    ADAPTER_MAX_RANK = 4096,
+    ADAPTER_MAX_INSTANCES = 64 // as many as a mask's site can tell apart
+};
 
 const char *adapter_module_name(enum adapter_module module);  // "q_proj"
 const char *adapter_module_block(enum adapter_module module); // "self_attn", the part of a layer it is in
@@ -31,10 +35,12 @@ bool adapter_modules_parse(const char *list, unsigned *modules, fault *f);
 
 struct adapter_config {
     unsigned r;            // rank
-    double alpha;          // lora_alpha as PEFT shall see it: the expected mask factor is already in it
+    double alpha;          // lora_alpha as it was trained; of a file as PEFT sees it, with the expected masks in it
+    bool alpha_pattern;    // of a file: some modules have a lora_alpha of their own, which lodrop.json explains
     double dropout;        // lora_dropout: the rate on the input of A, where all layers have the same
     bool rslora;           // scale by alpha / sqrt(r)
     unsigned modules;      // set of 1 << adapter_module
+    struct layers layers;  // that have adapters
     char base_model[1024]; // base_model_name_or_path; empty: null
 };
 
@@ -47,6 +53,7 @@ struct adapter_recipe {
     uint64_t seed; // below 2^63
     struct dropouts dropouts;
     struct consistency consistency;
+    unsigned instances; // of LoRA Dropout
 };
 
 // The matrices of one module. B is held transposed, as the kernels want it.
@@ -54,8 +61,9 @@ struct adapter_tensors {
     unsigned layer;
     enum adapter_module module;
     size_t n_in, n_out;
-    float *a;  // [r][n_in]
-    float *bt; // [r][n_out]
+    double mean; // what of lora_alpha is left where masks of A and B are not drawn; read only for writing
+    float *a;    // [r][n_in]
+    float *bt;   // [r][n_out]
 };
 
 // Makes the folder and writes the three files, each whole or not at all, adapter_model.safetensors last.
@@ -69,6 +77,9 @@ bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_te
 // adapter_config.json. What this trainer does not do (a bias, DoRA, patterns of ranks, ...) is refused by name.
 bool adapter_read_config(struct adapter_config *config, const char *folder, fault *f);
 bool adapter_parse_config(struct adapter_config *config, const void *data, size_t size, const char *file, fault *f);
+
+// Both, with the alpha that was trained. An adapter of another program has no recipe: none of its fields is set then.
+bool adapter_read(struct adapter_config *config, struct adapter_recipe *recipe, const char *folder, fault *f);
 
 // lodrop.json; an adapter of another program has none: *there is false then.
 bool adapter_read_recipe(struct adapter_recipe *recipe, bool *there, const char *folder, fault *f);

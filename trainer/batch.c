@@ -74,6 +74,12 @@ void batch_example(struct batch *b, const struct example *e, uint32_t draw) {
     }
 }
 
+void batch_instance(struct batch *b, const struct example *e, uint32_t draw, unsigned instance) {
+    b->instance[b->view.rows.count] = (uint8_t)instance;
+    b->view.rows.instance = b->instance;
+    batch_example(b, e, draw);
+}
+
 void batch_pair(struct batch *b, const struct example *e, uint32_t draw) {
     size_t segment = b->view.rows.count, first = b->view.targets, tokens = batch_example_tokens(e);
     batch_example(b, e, draw);

@@ -30,6 +30,8 @@ void batch_target(struct batch *b, size_t row, uint32_t target);
 size_t batch_example_tokens(const struct example *e);
 // Appends an example's training sequence as a segment; draw: the running number of its visit.
 void batch_example(struct batch *b, const struct example *e, uint32_t draw);
+// The same with masks of that instance: for batches all of whose segments are added so.
+void batch_instance(struct batch *b, const struct example *e, uint32_t draw, unsigned instance);
 // The same as two segments, one behind the other: both branches, with masks of instance 0 and 1.
 void batch_pair(struct batch *b, const struct example *e, uint32_t draw);
 

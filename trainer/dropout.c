@@ -1,6 +1,5 @@
 #include "dropout.h"
 
-#include <ctype.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +18,7 @@ struct rule {
 };
 
 struct position {
-    const char *place;                  // what takes one dropout a layer; NULL: the position is not supported
+    const char *place[2];               // that take one dropout a layer; the second may be NULL
     unsigned library;                   // lod_position
     struct rule rule[DROPOUT_PATTERNS]; // by pattern
     bool once;                          // in the model, not in every layer
@@ -33,35 +32,40 @@ struct position {
     [LOD_PATTERN_COLUMN] = {SET(INVERTED), DROPOUT_INVERTED}
 #define SPAN [LOD_PATTERN_SPAN] = {SET(NONE), DROPOUT_NONE}
 
-static const char FFN_OUTPUT[] = "the output of the FFN";
+// Whole columns of A and rows of B, scaled back in training or, by the adapter's alpha, at inference.
+#define MATRIX [LOD_PATTERN_COLUMN] = {SET(NONE) | SET(INVERTED), DROPOUT_NONE}
+
+static const char FFN_OUTPUT[] = "the output of the FFN", MATRIX_A[] = "A", MATRIX_B[] = "B";
 
 // Every position x pattern x compensation is valid or not by this table alone; understand() tells why not.
 static const struct position POSITIONS[DROPOUT_POSITIONS] = {
-    [DROPOUT_LORA_INPUT] = {.place = "the input of A",
+    [DROPOUT_LORA_INPUT] = {.place = {MATRIX_A, MATRIX_B},
                             .library = LOD_POSITION_LORA_INPUT,
                             .rule = {[LOD_PATTERN_ELEMENT] = {SET(INVERTED), DROPOUT_INVERTED}}},
-    [DROPOUT_ATTN_LOGIT] = {.place = "attention",
+    [DROPOUT_LORA_A] = {.place = {MATRIX_A}, .library = LOD_POSITION_LORA_A, .rule = {MATRIX}},
+    [DROPOUT_LORA_B] = {.place = {MATRIX_B}, .library = LOD_POSITION_LORA_B, .rule = {MATRIX}},
+    [DROPOUT_ATTN_LOGIT] = {.place = {"attention"},
                             .library = LOD_POSITION_ATTN_LOGIT,
                             .rule = {[LOD_PATTERN_ELEMENT] = {SET(NONE), DROPOUT_NONE},
                                      [LOD_PATTERN_COLUMN] = {SET(NONE), DROPOUT_NONE},
                                      SPAN}},
     [DROPOUT_ATTN_WEIGHT] =
-        {.place = "attention",
+        {.place = {"attention"},
          .library = LOD_POSITION_ATTN_WEIGHT,
          .rule = {[LOD_PATTERN_ELEMENT] = {SET(INVERTED) | SET(RENORMALISE) | SET(RENORMALISE_NOGRAD),
                                            DROPOUT_INVERTED},
                   [LOD_PATTERN_COLUMN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD},
                   [LOD_PATTERN_SPAN] = {SET(RENORMALISE) | SET(RENORMALISE_NOGRAD), DROPOUT_RENORMALISE_NOGRAD}}},
-    [DROPOUT_FFN_MIDDLE] = {.place = "the middle of the FFN",
+    [DROPOUT_FFN_MIDDLE] = {.place = {"the middle of the FFN"},
                             .library = LOD_POSITION_FFN_MIDDLE,
                             .rule = {ACTIVATION, SPAN}},
-    [DROPOUT_FFN_OUTPUT] = {.place = FFN_OUTPUT, .library = LOD_POSITION_FFN_OUTPUT, .rule = {ACTIVATION, SPAN}},
-    [DROPOUT_EMBEDDING] = {.place = "the embedding",
+    [DROPOUT_FFN_OUTPUT] = {.place = {FFN_OUTPUT}, .library = LOD_POSITION_FFN_OUTPUT, .rule = {ACTIVATION, SPAN}},
+    [DROPOUT_EMBEDDING] = {.place = {"the embedding"},
                            .library = LOD_POSITION_EMBEDDING,
                            .rule = {ACTIVATION},
                            .once = true},
     // The output of attention, and that of the FFN, where its mask is the one of ffn_output.
-    [DROPOUT_HIDDEN] = {.place = FFN_OUTPUT, .library = LOD_POSITION_HIDDEN, .rule = {ACTIVATION}},
+    [DROPOUT_HIDDEN] = {.place = {FFN_OUTPUT}, .library = LOD_POSITION_HIDDEN, .rule = {ACTIVATION}},
 };
 
 // --- Words ---
@@ -81,8 +85,6 @@ static const struct vocabulary POSITION_WORDS = {
 static const struct vocabulary PATTERN_WORDS = {"pattern", DROPOUT_PATTERNS, {"element", "column", "span"}};
 static const struct vocabulary COMPENSATION_WORDS = {
     "compensation", DROPOUT_COMPENSATIONS, {"none", "inverted", "renormalise", "renormalise-nograd", "inference"}};
-
-static const char LATER_HALF[] = "later-half";
 
 // A dropout in words; compensation and layers are NULL where they are left out. File and field are for faults.
 struct words {
@@ -116,16 +118,11 @@ static bool find_word(unsigned *index, const struct vocabulary *v, const char *w
 // Position and pattern, and what they take, which is something.
 static bool find_rule(const struct rule **rule, unsigned *position, unsigned *pattern, const struct words *w,
                       fault *f) {
-    if (!find_word(position, &POSITION_WORDS, w->position, w, f)) {
+    if (!find_word(position, &POSITION_WORDS, w->position, w, f) ||
+        !find_word(pattern, &PATTERN_WORDS, w->pattern, w, f)) {
         return false;
     }
     const struct position *at = &POSITIONS[*position];
-    if (!at->place) {
-        return fault_set(f, FAULT_INPUT, w->file, w->field, "the position %s is not supported", w->position);
-    }
-    if (!find_word(pattern, &PATTERN_WORDS, w->pattern, w, f)) {
-        return false;
-    }
     *rule = &at->rule[*pattern];
     unsigned patterns = 0;
     for (unsigned i = 0; i < DROPOUT_PATTERNS; i++) {
@@ -136,34 +133,11 @@ static bool find_rule(const struct rule **rule, unsigned *position, unsigned *pa
                                        w->position, w->pattern, list_words(list, &PATTERN_WORDS, patterns));
 }
 
-// The number that text begins with and what follows it; NULL where there is none.
-static const char *read_number(unsigned *number, const char *text) {
-    const char *c = text;
-    for (*number = 0; isdigit((unsigned char)*c) && *number < 10000; c++) {
-        *number = *number * 10 + (unsigned)(*c - '0');
-    }
-    return c > text ? c : NULL;
-}
-
 static bool find_layers(struct dropout *d, const struct words *w, fault *f) {
     if (POSITIONS[d->position].once) {
         return fault_set(f, FAULT_INPUT, w->file, w->field, "%s stands before the layers and takes none", w->position);
     }
-    if (strcmp(w->layers, LATER_HALF) == 0) {
-        d->extent = DROPOUT_LATER_HALF;
-        return true;
-    }
-    d->extent = DROPOUT_SOME_LAYERS;
-    const char *rest = read_number(&d->first, w->layers);
-    d->last = d->first;
-    if (rest && *rest == '-') {
-        rest = read_number(&d->last, rest + 1);
-    }
-    if (!rest || *rest) {
-        return fault_set(f, FAULT_INPUT, w->file, w->field, "'%s' names no layers: must be like 3, 12-23 or %s",
-                         w->layers, LATER_HALF);
-    }
-    return d->first <= d->last || fault_set(f, FAULT_INPUT, w->file, w->field, "layers %s run backwards", w->layers);
+    return layers_parse(&d->layers, w->layers, w->file, w->field, f);
 }
 
 const char *dropout_rate_refusal(double p) {
@@ -234,18 +208,9 @@ bool dropout_parse(struct dropout *d, const char *text, fault *f) {
     return understand(d, &w, f);
 }
 
-// Empty for all layers.
-static void print_layers(char text[32], const struct dropout *d) {
-    if (d->extent == DROPOUT_SOME_LAYERS) {
-        snprintf(text, 32, d->first < d->last ? "%u-%u" : "%u", d->first, d->last);
-    } else {
-        strcpy(text, d->extent == DROPOUT_LATER_HALF ? LATER_HALF : "");
-    }
-}
-
 void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d) {
-    char layers[32];
-    print_layers(layers, d);
+    char layers[LAYERS_TEXT];
+    layers_print(layers, &d->layers);
     snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s", POSITION_WORDS.word[d->position], PATTERN_WORDS.word[d->pattern],
              d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers);
 }
@@ -258,8 +223,8 @@ bool dropout_has_key_set(const struct dropout *d) {
 // --- JSON ---
 
 static json_t *dropout_json(const struct dropout *d) {
-    char layers[32];
-    print_layers(layers, d);
+    char layers[LAYERS_TEXT];
+    layers_print(layers, &d->layers);
     json_t *object =
         json_pack("{s:s, s:s, s:f, s:s}", "position", POSITION_WORDS.word[d->position], "pattern",
                   PATTERN_WORDS.word[d->pattern], "p", d->p, "compensation", COMPENSATION_WORDS.word[d->compensation]);
@@ -320,20 +285,25 @@ bool dropouts_from_json(struct dropouts *d, struct json_scope scope, const char 
 // --- Methods ---
 
 // The table of methods; a rate is that of --rate where it is given.
-#define DROP(at, how, balance, layers)                                                                                 \
+#define DROP_AT(at, how, balance, where, rate)                                                                         \
     {.position = DROPOUT_##at,                                                                                         \
      .pattern = LOD_PATTERN_##how,                                                                                     \
      .compensation = DROPOUT_##balance,                                                                                \
-     .p = 0.1,                                                                                                         \
-     .extent = DROPOUT_##layers,                                                                                       \
+     .p = rate,                                                                                                        \
+     .layers = {.extent = LAYERS_##where},                                                                             \
      .option = "--method"}
+#define DROP(at, how, balance, where) DROP_AT(at, how, balance, where, 0.1)
 
 static const struct dropout_method METHODS[] = {
     {.name = "lora"},
-    {.name = "lora-input-dropout", .count = 1, .list = {DROP(LORA_INPUT, ELEMENT, INVERTED, ALL_LAYERS)}},
-    {.name = "dropkey", .count = 1, .list = {DROP(ATTN_LOGIT, COLUMN, NONE, ALL_LAYERS)}},
-    {.name = "dropattention", .count = 1, .list = {DROP(ATTN_WEIGHT, COLUMN, RENORMALISE_NOGRAD, ALL_LAYERS)}},
-    {.name = "hiddencut", .count = 1, .list = {DROP(FFN_OUTPUT, ELEMENT, INVERTED, ALL_LAYERS)}},
+    {.name = "lora-input-dropout", .count = 1, .list = {DROP(LORA_INPUT, ELEMENT, INVERTED, ALL)}},
+    {.name = "lora-dropout",
+     .count = 2,
+     .list = {DROP_AT(LORA_A, COLUMN, NONE, ALL, 0.5), DROP_AT(LORA_B, COLUMN, NONE, ALL, 0.5)},
+     .instances = 4},
+    {.name = "dropkey", .count = 1, .list = {DROP(ATTN_LOGIT, COLUMN, NONE, ALL)}},
+    {.name = "dropattention", .count = 1, .list = {DROP(ATTN_WEIGHT, COLUMN, RENORMALISE_NOGRAD, ALL)}},
+    {.name = "hiddencut", .count = 1, .list = {DROP(FFN_OUTPUT, ELEMENT, INVERTED, ALL)}},
     {.name = "hiddenkey-minus",
      .count = 2,
      .list = {DROP(ATTN_LOGIT, COLUMN, NONE, LATER_HALF), DROP(FFN_OUTPUT, ELEMENT, INVERTED, LATER_HALF)}},
@@ -343,10 +313,10 @@ static const struct dropout_method METHODS[] = {
      .consistency = CONSISTENCY_KL},
     {.name = "r-drop",
      .count = 1,
-     .list = {DROP(HIDDEN, ELEMENT, INVERTED, ALL_LAYERS)},
+     .list = {DROP(HIDDEN, ELEMENT, INVERTED, ALL)},
      .consistency = CONSISTENCY_R_DROP},
-    {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE, ALL_LAYERS)}},
-    {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED, ALL_LAYERS)}},
+    {.name = "dropout", .count = 1, .list = {DROP(HIDDEN, ELEMENT, INFERENCE, ALL)}},
+    {.name = "variational", .count = 1, .list = {DROP(HIDDEN, COLUMN, INVERTED, ALL)}},
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f) {
@@ -365,18 +335,25 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
 // --- What layers draw ---
 
 static bool covers(const struct dropout *d, unsigned layer, unsigned layers) {
-    if (POSITIONS[d->position].once) {
-        return layer == 0;
+    return POSITIONS[d->position].once ? layer == 0 : layers_hold(&d->layers, layer, layers);
+}
+
+// NULL: none.
+static const char *common_place(const struct dropout *one, const struct dropout *other) {
+    const char *const *a = POSITIONS[one->position].place, *const *b = POSITIONS[other->position].place;
+    for (size_t i = 0; i < 4; i++) {
+        if (a[i / 2] && b[i % 2] && strcmp(a[i / 2], b[i % 2]) == 0) {
+            return a[i / 2];
+        }
     }
-    return d->extent == DROPOUT_ALL_LAYERS || (d->extent == DROPOUT_LATER_HALF && layer >= layers / 2) ||
-           (d->extent == DROPOUT_SOME_LAYERS && d->first <= layer && layer <= d->last);
+    return NULL;
 }
 
 // The first layer, if any, in which two dropouts want the same place.
 static bool fit_together(const struct dropout *one, const struct dropout *other, unsigned layers, const char *file,
                          fault *f) {
-    const char *place = POSITIONS[other->position].place;
-    for (unsigned layer = 0; layer < layers && strcmp(POSITIONS[one->position].place, place) == 0; layer++) {
+    const char *place = common_place(one, other);
+    for (unsigned layer = 0; place && layer < layers; layer++) {
         if (covers(one, layer, layers) && covers(other, layer, layers)) {
             char first[DROPOUT_TEXT], second[DROPOUT_TEXT];
             dropout_print(first, one);
@@ -391,7 +368,7 @@ static bool fit_together(const struct dropout *one, const struct dropout *other,
 bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f) {
     for (size_t i = 0; i < d->count; i++) {
         const struct dropout *other = &d->list[i];
-        if (other->extent == DROPOUT_SOME_LAYERS && other->last >= layers) {
+        if (other->layers.extent == LAYERS_SOME && other->layers.last >= layers) {
             char text[DROPOUT_TEXT];
             dropout_print(text, other);
             return fault_set(f, FAULT_INPUT, file, other->option, "%s: there are layers 0 to %u only", text,
@@ -421,7 +398,8 @@ static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned l
 
 static bool place_in_layer(struct layer_dropouts *l, const struct dropout *d, unsigned layer, uint64_t seed, fault *f) {
     lod_dropout *const at[DROPOUT_POSITIONS] = {
-        [DROPOUT_LORA_INPUT] = &l->lora_input,  [DROPOUT_ATTN_LOGIT] = &l->attention,
+        [DROPOUT_LORA_INPUT] = &l->lora_input,  [DROPOUT_LORA_A] = &l->lora_a,
+        [DROPOUT_LORA_B] = &l->lora_b,          [DROPOUT_ATTN_LOGIT] = &l->attention,
         [DROPOUT_ATTN_WEIGHT] = &l->attention,  [DROPOUT_FFN_MIDDLE] = &l->ffn_middle,
         [DROPOUT_FFN_OUTPUT] = &l->ffn_output,  [DROPOUT_EMBEDDING] = &l->embedding,
         [DROPOUT_HIDDEN] = &l->attention_output};

@@ -8,6 +8,7 @@
 #include "consistency.h"
 #include "fault.h"
 #include "json.h"
+#include "layers.h"
 #include "lodrop.h"
 
 enum dropout_position {
@@ -34,18 +35,14 @@ enum dropout_compensation {
     DROPOUT_COMPENSATIONS
 };
 
-// Later half: layers from floor(L / 2) of L.
-enum dropout_extent { DROPOUT_ALL_LAYERS, DROPOUT_LATER_HALF, DROPOUT_SOME_LAYERS };
-
 struct dropout {
     enum dropout_position position;
     lod_pattern pattern;
     enum dropout_compensation compensation;
     double p;
-    enum dropout_extent extent;
-    unsigned first, last; // of some layers
-    bool per_kv_head;     // a key set for each KV head, not for each query head
-    const char *option;   // that asked for it
+    struct layers layers;
+    bool per_kv_head;   // a key set for each KV head, not for each query head
+    const char *option; // that asked for it
 };
 
 enum { DROPOUT_MOST = 160, DROPOUT_TEXT = 128 };
@@ -78,6 +75,7 @@ struct dropout_method {
     size_t count;
     struct dropout list[2]; // with their default rates
     enum consistency_kind consistency;
+    unsigned instances; // 0: one
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f);
@@ -87,13 +85,14 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
 // p = 0: nothing.
 struct layer_dropouts {
     lod_dropout embedding;  // of the first layer: what goes into it
-    lod_dropout lora_input; // its site that of the first module
+    lod_dropout lora_input; // the sites of these three are those of the first module
+    lod_dropout lora_a, lora_b;
     lod_dropout attention;
     lod_dropout attention_output, ffn_middle, ffn_output;
 };
 
 // That the model has the layers, and each layer at most one dropout at a place: attention's logits and weights are one,
-// and the FFN's output is one of the two places of `hidden`.
+// the FFN's output is one of the two places of `hidden`, and a dropout on the input of A leaves A and B alone.
 // file: of the dropouts, which faults name.
 bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f);
 

@@ -57,14 +57,13 @@ struct eval_run {
 static bool load_adapter(struct eval_run *r, const char *folder, fault *f) {
     struct lora_options options = {.leaves = 1};
     char path[FILE_PATH_MAX];
-    bool there;
-    if (!file_path(path, folder, "lodrop.json", f) || !adapter_read_recipe(&r->recipe, &there, folder, f) ||
+    if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
+        !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
         !dropouts_place(&r->dropouts, r->model.config.layers, &r->recipe.dropouts, r->recipe.seed, path, f)) {
         return false;
     }
     options.dropouts = r->dropouts;
-    return adapter_read_config(&options.config, folder, f) &&
-           lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
+    return lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
 }
 
 static bool load(struct eval_run *r, struct eval_options *o, bool length_asked, fault *f) {

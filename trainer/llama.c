@@ -106,17 +106,22 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
                              .lddx = n_in};
     struct lora_module *m = lora_find(l->lora, layer, i);
     if (m) {
+        bool drops = l->limits.mode != LLAMA_FORWARD;
         args.rank = l->lora->rank;
-        args.scale = l->lora->scale;
+        args.scale = l->lora->scale * (drops ? 1 : m->mean);
         args.a = m->a;
         args.bt = m->bt;
         args.u = l->layers[layer].u[i];
-        if (l->limits.mode != LLAMA_FORWARD) {
+        if (drops) {
             args.dropout = m->dropout;
+            args.lora_a = m->lora_a;
+            args.lora_b = m->lora_b;
+            args.lora_a.draw = args.lora_b.draw = b->step;
         }
         if (llama_trains(l)) {
-            args.da = &m->da;
-            args.dbt = &m->dbt;
+            args.da = m->da;
+            args.dbt = m->dbt;
+            args.instances = m->sums > 1 ? m->sums : 0;
         }
     }
     return args;
@@ -242,7 +247,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
     const struct model_config *c = &l->model->config;
     const struct model_layer *w = &l->model->layers[layer];
     struct layer_state *s = &l->layers[layer];
-    const float *x = l->x[layer]; // [T][C]
+    const float *x = llama_input(l, layer); // [T][C]
     const lod_dropout *dropout = &llama_dropouts(l, layer)->attention_output;
     float *h = l->forward.h;
     size_t T = token_count(b), C = c->hidden_size;
@@ -271,8 +276,8 @@ static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned
            drop(l, b, &d->ffn_output, C, next, s->middle, next, f);       // next = middle + D next
 }
 
-static bool layers_forward(struct llama *l, const struct llama_batch *b, unsigned first, fault *f) {
-    for (unsigned layer = first; layer < l->model->config.layers; layer++) {
+static bool layers_forward(struct llama *l, const struct llama_batch *b, unsigned first, unsigned end, fault *f) {
+    for (unsigned layer = first; layer < end; layer++) {
         if (!layer_forward(l, b, layer, f)) {
             return false;
         }
@@ -286,21 +291,20 @@ bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     for (size_t t = 0; t < T; t++) {
         tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
     }
-    return drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f) && // x = D x
-           layers_forward(l, b, 0, f);
+    l->shared = T;
+    l->joined = 0;
+    return (l->fork == 0 || drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) && // x = D x
+           layers_forward(l, b, 0, l->fork, f);
 }
 
-// The first layer that draws a mask, or how many there are.
-static unsigned first_dropped(const struct llama *l) {
-    unsigned layer = 0, layers = l->model->config.layers;
-    for (; layer < layers; layer++) {
-        const struct layer_dropouts *d = llama_dropouts(l, layer);
-        if (d->embedding.p > 0 || d->lora_input.p > 0 || d->attention.p > 0 || d->attention_output.p > 0 ||
-            d->ffn_middle.p > 0 || d->ffn_output.p > 0) {
-            break;
-        }
+bool llama_fork(struct llama *l, const struct llama_batch *b, fault *f) {
+    size_t C = l->model->config.hidden_size, T = token_count(b);
+    const struct layer_dropouts *first = llama_dropouts(l, 0);
+    for (size_t t = 0; l->stacked && t < T; t += l->shared) {
+        memcpy(l->stacked + t * C, l->x[l->fork], l->shared * C * sizeof(float));
     }
-    return layer;
+    return (l->fork > 0 || drop_some(l, b, &first->embedding, C, llama_input(l, 0), f)) &&
+           layers_forward(l, b, l->fork, l->model->config.layers, f);
 }
 
 // The second branch, up to the last layer's output; the layers below the first mask are those of the first branch.
@@ -311,9 +315,9 @@ static bool branch_forward(struct llama *l, const struct llama_batch *b, fault *
     if (llama_dropouts(l, 0)->embedding.p > 0) {
         return llama_forward(other, &second, f);
     }
-    unsigned first = first_dropped(l);
+    unsigned first = l->lora->fork;
     memcpy(other->x[first], l->x[first], token_count(b) * l->model->config.hidden_size * sizeof(float));
-    return layers_forward(other, &second, first, f);
+    return layers_forward(other, &second, first, l->model->config.layers, f);
 }
 
 // x [n][C] of the tokens row[0 .. n-1] after the last layer, and h [n][C], normalised: only they meet the vocabulary.
@@ -438,7 +442,7 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
     const struct model_layer *w = &l->model->layers[layer];
     struct layer_state *s = &l->layers[layer];
     struct attention_scratch *a = &l->attend;
-    const float *x = l->x[layer];
+    const float *x = llama_input(l, layer);
     size_t T = token_count(b), C = l->model->config.hidden_size;
     bool adapted = lora_find(l->lora, layer, ADAPTER_Q_PROJ) || lora_find(l->lora, layer, ADAPTER_K_PROJ) ||
                    lora_find(l->lora, layer, ADAPTER_V_PROJ);
@@ -466,17 +470,43 @@ static bool recompute(struct llama *l, const struct llama_batch *b, unsigned lay
     return lora_find(l->lora, layer, ADAPTER_DOWN_PROJ) ? layer_forward(l, b, layer, f) : layer_kept(l, b, layer, f);
 }
 
-bool llama_backward(struct llama *l, const struct llama_batch *b, fault *f) {
+// From the output of layer `end` - 1 to the input of layer `to`, or down to the lowest adapter.
+static bool backward_layers(struct llama *l, const struct llama_batch *b, unsigned end, unsigned to, fault *f) {
     const unsigned attention =
         1u << ADAPTER_Q_PROJ | 1u << ADAPTER_K_PROJ | 1u << ADAPTER_V_PROJ | 1u << ADAPTER_O_PROJ;
-    unsigned top = l->model->config.layers - 1;
-    for (unsigned layer = top + 1; layer-- > 0;) {
-        // Every layer has the same adapters, so the first one is the lowest: nothing below it asks for a gradient.
-        bool below = layer > 0, inside = below || l->lora->modules & attention;
+    unsigned top = l->model->config.layers - 1, lowest = llama_lowest(l);
+    for (unsigned layer = end; layer-- > (to > lowest ? to : lowest);) {
+        bool below = layer > lowest, inside = below || l->lora->modules & attention;
         if ((l->limits.mode == LLAMA_RECOMPUTE && layer < top && !recompute(l, b, layer, f)) ||
             !mlp_backward(l, b, layer, inside, f) || (inside && !attention_backward(l, b, layer, below, f))) {
             return false;
         }
     }
     return true;
+}
+
+// The gradients at the fork add up, instance by instance.
+static bool join(struct llama *l, const struct llama_batch *b, fault *f) {
+    size_t count = l->shared * l->model->config.hidden_size;
+    for (size_t t = 0; l->join && t < token_count(b); t += l->shared) {
+        const float *dx = l->dx + t * l->model->config.hidden_size;
+        if (l->joined++ == 0) {
+            memcpy(l->join, dx, count * sizeof(float));
+        } else if (!add(l, count, l->join, dx, l->join, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool llama_backward(struct llama *l, const struct llama_batch *b, fault *f) {
+    return backward_layers(l, b, l->model->config.layers, l->forks ? l->fork : 0, f) && join(l, b, f);
+}
+
+bool llama_join(struct llama *l, const struct llama_batch *b, fault *f) {
+    if (!l->join) {
+        return true;
+    }
+    memcpy(l->dx, l->join, token_count(b) * l->model->config.hidden_size * sizeof(float));
+    return backward_layers(l, b, l->fork, 0, f);
 }

@@ -31,6 +31,7 @@ struct llama_batch {
     const uint32_t *row;      // [N] ascending: the token after which the target is expected
     const uint32_t *target;   // [N]
     const uint32_t *row2;     // [N] the row in a second branch of the batch; NULL: it has none
+    uint32_t step;            // that masks on weights are drawn for
     const struct llama_branches *branches; // NULL: none
 };
 
@@ -42,7 +43,8 @@ enum llama_mode { LLAMA_FORWARD, LLAMA_BRANCH, LLAMA_KEEP, LLAMA_RECOMPUTE };
 struct llama_limits {
     enum llama_mode mode;
     struct consistency consistency; // of the loss, in the modes with gradients
-    size_t tokens, targets;
+    size_t tokens, targets; // of one instance
+    size_t together;        // instances that run at once; 0: one
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches
     unsigned threads;
@@ -55,6 +57,10 @@ struct llama;
 bool llama_open(struct llama **opened, const struct model *model, const struct lora *lora,
                 const struct llama_limits *limits, fault *f);
 void llama_close(struct llama *l);
+
+// Bytes of that memory, without taking it.
+bool llama_measure(size_t *bytes, const struct model *model, const struct lora *lora, const struct llama_limits *limits,
+                   fault *f);
 
 // Hidden states of the batch, up to the last layer's output.
 bool llama_forward(struct llama *l, const struct llama_batch *batch, fault *f);
@@ -73,6 +79,13 @@ bool llama_loss(struct llama *l, const struct llama_batch *batch, const struct l
 
 // After llama_loss: one leaf per segment for the gradient of every adapter.
 bool llama_backward(struct llama *l, const struct llama_batch *batch, fault *f);
+
+// In training, where the adapters have instances whose masks differ, llama_forward ends below the first layer in which
+// they do. Then come all instances, ascending, in any number of rounds: llama_fork goes on with a batch that holds the
+// segments of the first one once for each of some instances, llama_loss and llama_backward follow with that batch.
+// llama_join, with the first batch, is the backward pass of the layers below.
+bool llama_fork(struct llama *l, const struct llama_batch *batch, fault *f);
+bool llama_join(struct llama *l, const struct llama_batch *shared, fault *f);
 
 // After llama_forward: logits [n][V] of the tokens row[0 .. n-1], at most limits.targets.
 bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f);

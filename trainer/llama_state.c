@@ -10,6 +10,14 @@ bool llama_trains(const struct llama *l) {
     return l->limits.mode == LLAMA_KEEP || l->limits.mode == LLAMA_RECOMPUTE;
 }
 
+unsigned llama_lowest(const struct llama *l) {
+    return l->lora ? l->lora->first : l->model->config.layers;
+}
+
+float *llama_input(const struct llama *l, unsigned layer) {
+    return l->stacked && layer == l->fork ? l->stacked : l->x[layer];
+}
+
 const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer) {
     static const struct layer_dropouts none;
     return l->lora && l->lora->dropouts ? &l->lora->dropouts[layer] : &none;
@@ -35,9 +43,9 @@ static bool drops_outputs(const struct llama *l) {
 }
 
 // Attention of one layer and its MLP never need their tensors at the same time unless something is kept.
-static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) {
+static void take_layer(struct llama *l, struct arena *a, size_t T, struct layer_state *s) {
     const struct model_config *c = &l->model->config;
-    size_t T = l->limits.tokens, queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
+    size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     s->attention_rstd = arena_floats(a, 1, T);
     s->mlp_rstd = arena_floats(a, 1, T);
     s->middle = arena_floats(a, T, c->hidden_size);
@@ -63,25 +71,58 @@ static void take_layer(struct llama *l, struct arena *a, struct layer_state *s) 
     }
 }
 
-static void take_layers(struct llama *l, struct arena *a) {
-    const struct model_config *c = &l->model->config;
-    size_t distinct = llama_trains(l) ? (size_t)c->layers + 1 : 2;
-    for (size_t i = 0; i <= c->layers; i++) {
-        l->x[i] = i < distinct ? arena_floats(a, l->limits.tokens, c->hidden_size) : l->x[i - 2];
-    }
-    for (size_t i = 0; i < c->layers; i++) {
-        if (i == 0 || l->limits.mode == LLAMA_KEEP) {
-            take_layer(l, a, &l->layers[i]);
-        } else {
-            l->layers[i] = l->layers[0];
+// The T of a layer, and of what goes into it.
+static size_t layer_rows(const struct llama *l, unsigned layer) {
+    return layer < l->fork ? l->limits.tokens : l->rows;
+}
+
+static size_t input_rows(const struct llama *l, unsigned layer) {
+    return layer <= l->fork ? l->limits.tokens : l->rows;
+}
+
+// Whether a layer's backward pass needs its input, and what else it computed.
+static bool needs_backward(const struct llama *l, unsigned layer) {
+    return llama_trains(l) && layer < l->model->config.layers && layer >= llama_lowest(l);
+}
+
+// What goes into layers that keep nothing takes turns in two places; all instances read what goes into the fork.
+static void take_inputs(struct llama *l, struct arena *a) {
+    size_t C = l->model->config.hidden_size;
+    float *turns[2];
+    bool there[2] = {false};
+    for (unsigned i = 0; i <= l->model->config.layers; i++) {
+        bool own = needs_backward(l, i) || (l->forks && i == l->fork);
+        if (!own && !there[i % 2]) {
+            turns[i % 2] = arena_floats(a, l->rows, C);
+            there[i % 2] = true;
         }
+        l->x[i] = own ? arena_floats(a, input_rows(l, i), C) : turns[i % 2];
+    }
+    bool stacks = l->forks && (l->rows > l->limits.tokens || llama_dropouts(l, 0)->embedding.p > 0);
+    l->stacked = stacks ? arena_floats(a, l->rows, C) : NULL;
+}
+
+static void take_layers(struct llama *l, struct arena *a) {
+    struct layer_state common;
+    bool there = false;
+    take_inputs(l, a);
+    for (unsigned i = 0; i < l->model->config.layers; i++) {
+        if (needs_backward(l, i) && l->limits.mode == LLAMA_KEEP) {
+            take_layer(l, a, layer_rows(l, i), &l->layers[i]);
+            continue;
+        }
+        if (!there) {
+            take_layer(l, a, l->rows, &common);
+            there = true;
+        }
+        l->layers[i] = common;
     }
 }
 
 static void take_forward_scratch(struct llama *l, struct arena *a) {
     const struct model_config *c = &l->model->config;
     struct forward_scratch *s = &l->forward;
-    size_t T = l->limits.tokens, keys = (size_t)c->kv_heads * c->head_dim;
+    size_t T = l->rows, keys = (size_t)c->kv_heads * c->head_dim;
     s->h = arena_floats(a, T, c->hidden_size);
     size_t mark = a->used;
     s->act = arena_floats(a, T, c->intermediate_size);
@@ -93,7 +134,7 @@ static void take_forward_scratch(struct llama *l, struct arena *a) {
 }
 
 static void take_loss_scratch(struct llama *l, struct arena *a, struct loss_scratch *s) {
-    size_t N = l->limits.targets, C = l->model->config.hidden_size;
+    size_t N = l->targets, C = l->model->config.hidden_size;
     s->x = arena_floats(a, N, C);
     s->h = arena_floats(a, N, C);
     s->rstd = arena_floats(a, 1, N);
@@ -102,7 +143,7 @@ static void take_loss_scratch(struct llama *l, struct arena *a, struct loss_scra
 
 static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark) {
     const struct model_config *c = &l->model->config;
-    size_t T = l->limits.tokens, C = c->hidden_size, F = c->intermediate_size;
+    size_t T = l->rows, C = c->hidden_size, F = c->intermediate_size;
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
 
     arena_rewind(a, mark);
@@ -135,15 +176,28 @@ static void take_branch(struct llama *l, struct arena *a) {
     take_loss_scratch(l, a, &l->last);
 }
 
-static void take_all(struct llama *l, struct arena *a, size_t workspace) {
+// The largest workspace of all plans: calls follow each other, so one serves them all.
+static size_t largest_workspace(const struct llama *l) {
+    size_t largest = 0;
+    const lod_plan *others[] = {l->attention, l->loss, l->logits};
+    for (size_t i = 0; i < ADAPTER_MODULES + sizeof others / sizeof *others; i++) {
+        size_t bytes = lod_plan_workspace(i < ADAPTER_MODULES ? l->linear[i] : others[i - ADAPTER_MODULES]);
+        largest = bytes > largest ? bytes : largest;
+    }
+    return largest;
+}
+
+static void take_all(struct llama *l, struct arena *a) {
     const struct model_config *c = &l->model->config;
-    l->workspace = arena_take(a, workspace, 1);
+    l->workspace = arena_take(a, largest_workspace(l), 1);
     l->cosine = arena_floats(a, l->limits.length, c->head_dim / 2);
     l->sine = arena_floats(a, l->limits.length, c->head_dim / 2);
     take_layers(l, a);
     if (llama_trains(l)) {
-        l->dx = arena_floats(a, l->limits.tokens, c->hidden_size);
-        l->dropped = drops_outputs(l) ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
+        bool joins = l->forks && llama_lowest(l) < l->fork;
+        l->dx = arena_floats(a, l->rows, c->hidden_size);
+        l->dropped = drops_outputs(l) ? arena_floats(a, l->rows, c->hidden_size) : NULL;
+        l->join = joins ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
     }
     size_t mark = a->used;
     take_forward_scratch(l, a);
@@ -164,7 +218,7 @@ static bool plan_linears(struct llama *l, fault *f) {
     const struct model_config *c = &l->model->config;
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
         bool adapted = l->lora && l->lora->modules >> i & 1;
-        lod_lowrank_shape shape = {.rank = adapted ? l->lora->rank : 0, .tokens = l->limits.tokens};
+        lod_lowrank_shape shape = {.rank = adapted ? l->lora->rank : 0, .tokens = l->rows};
         model_linear_shape(c, i, &shape.n_in, &shape.n_out);
         lod_error err;
         lod_status s = lod_plan_lowrank(&shape, l->limits.threads, l->limits.rigor, &l->linear[i], &err);
@@ -183,25 +237,14 @@ static bool plan_rest(struct llama *l, fault *f) {
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .keys = l->limits.length};
     lod_loss_shape loss = {.n_in = c->hidden_size,
                            .vocabulary = c->vocab_size,
-                           .tokens = l->limits.targets,
+                           .tokens = l->targets,
                            .consistency = l->limits.consistency.kind != CONSISTENCY_NONE};
-    lod_lowrank_shape logits = {.n_in = c->hidden_size, .n_out = c->vocab_size, .tokens = l->limits.targets};
+    lod_lowrank_shape logits = {.n_in = c->hidden_size, .n_out = c->vocab_size, .tokens = l->targets};
     lod_error err;
     return library_done(lod_plan_attention(&attention, threads, rigor, &l->attention, &err), &err, f) &&
            library_done(lod_plan_loss(&loss, threads, rigor, &l->loss, &err), &err, f) &&
            library_done(lod_plan_lowrank(&logits, threads, logits_rigor, &l->logits, &err), &err, f) &&
            library_done(lod_plan_rowwise(threads, &l->rowwise, &err), &err, f);
-}
-
-// The largest workspace of all plans: calls follow each other, so one serves them all.
-static size_t largest_workspace(const struct llama *l) {
-    size_t largest = 0;
-    const lod_plan *others[] = {l->attention, l->loss, l->logits};
-    for (size_t i = 0; i < ADAPTER_MODULES + sizeof others / sizeof *others; i++) {
-        size_t bytes = lod_plan_workspace(i < ADAPTER_MODULES ? l->linear[i] : others[i - ADAPTER_MODULES]);
-        largest = bytes > largest ? bytes : largest;
-    }
-    return largest;
 }
 
 static bool list_layers(struct llama *l, fault *f) {
@@ -226,6 +269,9 @@ static bool open_branch(struct llama *l, fault *f) {
     b->limits = l->limits;
     b->limits.mode = kind == CONSISTENCY_KL ? LLAMA_BRANCH : LLAMA_FORWARD;
     b->limits.consistency = (struct consistency){0};
+    b->fork = l->fork;
+    b->rows = l->rows;
+    b->targets = l->targets;
     memcpy(b->linear, l->linear, sizeof b->linear);
     b->attention = l->attention;
     b->rowwise = l->rowwise;
@@ -239,44 +285,60 @@ static void start_branch(struct llama *l) {
     b->sine = l->sine;
 }
 
-static bool open_all(struct llama *l, fault *f) {
-    const struct model_config *c = &l->model->config;
+static void find_fork(struct llama *l) {
+    l->forks = llama_trains(l) && l->lora->instances > 1;
+    l->fork = l->forks ? l->lora->fork : l->model->config.layers;
+    size_t together = l->forks && l->limits.together ? l->limits.together : 1;
+    l->rows = together * l->limits.tokens;
+    l->targets = together * l->limits.targets;
+}
+
+// All but the memory: plans, and how much it will be. NULL: not even these.
+static struct llama *prepare(const struct model *model, const struct lora *lora, const struct llama_limits *limits,
+                             fault *f) {
+    struct llama *l = calloc(1, sizeof *l);
+    if (!l) {
+        fault_memory(f, "the model's state");
+        return NULL;
+    }
+    l->model = model;
+    l->lora = lora;
+    l->limits = *limits;
+    find_fork(l);
     if (!list_layers(l, f) || !plan_linears(l, f) || !plan_rest(l, f) || !open_branch(l, f)) {
-        return false;
+        llama_close(l);
+        return NULL;
     }
-    size_t workspace = largest_workspace(l);
     struct arena measure = {0};
-    take_all(l, &measure, workspace);
-    if (!memory_take(&l->memory, measure.peak, "the activations: a smaller --batch-size or --max-length needs less",
-                     f)) {
+    take_all(l, &measure);
+    l->bytes = measure.peak;
+    return l;
+}
+
+bool llama_open(struct llama **opened, const struct model *model, const struct lora *lora,
+                const struct llama_limits *limits, fault *f) {
+    struct llama *l = *opened = prepare(model, lora, limits, f);
+    if (!l || !memory_take(&l->memory, l->bytes,
+                           "the activations: a smaller --batch-size or --max-length needs less", f)) {
+        llama_close(l);
+        *opened = NULL;
         return false;
     }
-    l->bytes = measure.peak;
     struct arena carve = {.base = l->memory};
-    take_all(l, &carve, workspace);
-    lod_rope_tables(l->limits.length, c->head_dim, c->rope_theta, l->cosine, l->sine);
+    take_all(l, &carve);
+    lod_rope_tables(limits->length, model->config.head_dim, model->config.rope_theta, l->cosine, l->sine);
     if (l->branch) {
         start_branch(l);
     }
     return true;
 }
 
-bool llama_open(struct llama **opened, const struct model *model, const struct lora *lora,
-                const struct llama_limits *limits, fault *f) {
-    *opened = NULL;
-    struct llama *l = calloc(1, sizeof *l);
-    if (!l) {
-        return fault_memory(f, "the model's state");
-    }
-    l->model = model;
-    l->lora = lora;
-    l->limits = *limits;
-    if (!open_all(l, f)) {
-        llama_close(l);
-        return false;
-    }
-    *opened = l;
-    return true;
+bool llama_measure(size_t *bytes, const struct model *model, const struct lora *lora, const struct llama_limits *limits,
+                   fault *f) {
+    struct llama *l = prepare(model, lora, limits, f);
+    *bytes = l ? l->bytes : 0;
+    llama_close(l);
+    return l;
 }
 
 void llama_close(struct llama *l) {

@@ -49,6 +49,13 @@ struct llama {
     const struct model *model;
     const struct lora *lora; // NULL: none
     struct llama_limits limits;
+    bool forks;           // there are instances that differ
+    unsigned fork;        // layers from here on are run for each instance; without instances L
+    size_t rows, targets; // of all instances that run at once: the T and N of layers from the fork on
+    size_t shared;        // tokens below the fork in this batch
+    size_t joined;        // instances whose gradient is in `join`
+    float *stacked;       // [T][C] input of the layer at the fork, for several instances; NULL: what comes from below
+    float *join;          // [T of one][C] sum of the gradients at the fork; NULL: nothing below is trained
     lod_plan *linear[ADAPTER_MODULES];
     lod_plan *attention, *loss, *logits, *rowwise;
     void *memory;
@@ -56,7 +63,7 @@ struct llama {
     void *workspace;            // of the library's calls
     float *cosine, *sine;       // [length][D/2]
     float **x;                  // [L + 1] the residual stream [T][C] before every layer and after the last
-    struct layer_state *layers; // [L]; all the same arrays unless the mode is KEEP
+    struct layer_state *layers; // [L]; the same arrays where nothing has to be kept
     float *dx;                  // [T][C] gradient of the residual stream
     float *dropped;             // [T][C] the same through a dropout; NULL unless a sublayer's output has one
     struct forward_scratch forward;
@@ -69,6 +76,12 @@ struct llama {
 
 // Whether there will be a backward pass.
 bool llama_trains(const struct llama *l);
+
+// The lowest layer with an adapter: nothing below it is asked for a gradient.
+unsigned llama_lowest(const struct llama *l);
+
+// The residual stream before a layer.
+float *llama_input(const struct llama *l, unsigned layer);
 
 // What a layer draws, all zeros where there is nothing.
 const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer);

@@ -6,36 +6,87 @@
 #include "arena.h"
 #include "library.h"
 
-// The layer's dropout on the input of A, at the site of the module.
-static bool place_dropout(struct lora_module *m, const struct layer_dropouts *dropouts, fault *f) {
-    if (!dropouts) {
+static bool place_at(lod_dropout *placed, const lod_dropout *d, lod_domain domain, unsigned position,
+                     const struct lora_module *m, fault *f) {
+    *placed = *d;
+    lod_error err;
+    lod_status s = lod_site(domain, m->layer, position + m->module, 0, 0, &placed->site, &err);
+    return library_done(s, &err, f);
+}
+
+// What a mask keeps on average of that it does not make up for.
+static double kept(const lod_dropout *d) {
+    return d->compensation == LOD_COMPENSATION_NONE ? 1 - floor(d->p * 65536 + 0.5) / 65536 : 1;
+}
+
+// The layer's dropouts of adapters, at the sites of the module.
+static bool place_dropouts(struct lora_module *m, const struct lora_options *o, fault *f) {
+    m->mean = 1;
+    if (!o->dropouts) {
         return true;
     }
-    m->dropout = dropouts[m->layer].lora_input;
-    lod_error err;
-    lod_status s =
-        lod_site(LOD_DOMAIN_TRAIN, m->layer, LOD_POSITION_LORA_INPUT + m->module, 0, 0, &m->dropout.site, &err);
-    return library_done(s, &err, f);
+    const struct layer_dropouts *d = &o->dropouts[m->layer];
+    m->mean = kept(&d->lora_a) * kept(&d->lora_b);
+    return place_at(&m->dropout, &d->lora_input, LOD_DOMAIN_TRAIN, LOD_POSITION_LORA_INPUT, m, f) &&
+           place_at(&m->lora_a, &d->lora_a, o->domain, LOD_POSITION_LORA_A, m, f) &&
+           place_at(&m->lora_b, &d->lora_b, o->domain, LOD_POSITION_LORA_B, m, f);
+}
+
+static bool draws(const struct layer_dropouts *d, bool adapted) {
+    return (adapted && (d->lora_input.p > 0 || d->lora_a.p > 0 || d->lora_b.p > 0)) || d->embedding.p > 0 ||
+           d->attention.p > 0 || d->attention_output.p > 0 || d->ffn_middle.p > 0 || d->ffn_output.p > 0;
+}
+
+static bool has_layer(const struct lora *l, unsigned layer) {
+    return l->first <= layer && layer < l->end;
+}
+
+static void find_layers(struct lora *l, const struct layers *layers, unsigned count) {
+    while (l->first < count && !layers_hold(layers, l->first, count)) {
+        l->first++;
+    }
+    l->end = l->first;
+    while (l->end < count && layers_hold(layers, l->end, count)) {
+        l->end++;
+    }
+}
+
+static void find_fork(struct lora *l, unsigned layers, size_t instances) {
+    l->fork = 0;
+    while (l->fork < layers && !(l->dropouts && draws(&l->dropouts[l->fork], has_layer(l, l->fork)))) {
+        l->fork++;
+    }
+    l->instances = instances && l->fork < layers ? instances : 1;
 }
 
 // Fills the list of modules, all but its pointers.
 static bool list_modules(struct lora *l, const struct model_config *model, const struct lora_options *o, fault *f) {
     size_t at = 0;
-    for (unsigned layer = 0; layer < model->layers; layer++) {
+    for (unsigned layer = l->first; layer < l->end; layer++) {
         for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
             if (!(l->modules >> i & 1)) {
                 continue;
             }
             struct lora_module *m = &l->list[at++];
-            *m = (struct lora_module){.layer = layer, .module = i};
+            *m = (struct lora_module){.layer = layer, .module = i, .sums = layer < l->fork ? 1 : l->instances};
             model_linear_shape(model, i, &m->n_in, &m->n_out);
-            if (!place_dropout(m, o->dropouts, f)) {
+            if (!place_dropouts(m, o, f)) {
                 return false;
             }
             l->parameters += l->rank * (m->n_in + m->n_out);
         }
     }
     return true;
+}
+
+static void carve_sums(lod_grad_sum **sums, struct arena *a, size_t count, size_t size, uint64_t leaves) {
+    *sums = arena_take(a, count, sizeof **sums);
+    for (size_t i = 0; i < count; i++) {
+        void *memory = arena_take(a, lod_grad_sum_size(size, leaves), 1);
+        if (memory) {
+            lod_grad_sum_init(&(*sums)[i], size, leaves, memory);
+        }
+    }
 }
 
 static void carve(struct lora *l, struct arena *a, uint64_t leaves, enum lora_use use) {
@@ -55,12 +106,8 @@ static void carve(struct lora *l, struct arena *a, uint64_t leaves, enum lora_us
             next += size_a + size_b;
         }
         if (use == LORA_TRAINING) {
-            void *sum_a = arena_take(a, lod_grad_sum_size(size_a, leaves), 1);
-            void *sum_b = arena_take(a, lod_grad_sum_size(size_b, leaves), 1);
-            if (sum_a && sum_b) {
-                lod_grad_sum_init(&m->da, size_a, leaves, sum_a);
-                lod_grad_sum_init(&m->dbt, size_b, leaves, sum_b);
-            }
+            carve_sums(&m->da, a, m->sums, size_a, leaves);
+            carve_sums(&m->dbt, a, m->sums, size_b, leaves);
         }
     }
 }
@@ -70,11 +117,13 @@ bool lora_make(struct lora *l, const struct model_config *model, const struct lo
     const struct adapter_config *c = &o->config;
     *l = (struct lora){.rank = c->r, .modules = c->modules, .dropouts = o->dropouts};
     l->scale = c->rslora ? c->alpha / sqrt((double)c->r) : c->alpha / (double)c->r;
+    find_layers(l, &c->layers, model->layers);
+    find_fork(l, model->layers, o->instances);
     unsigned in_layer = 0;
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {
         in_layer += l->modules >> i & 1;
     }
-    l->count = (size_t)in_layer * model->layers;
+    l->count = (size_t)in_layer * (l->end - l->first);
     l->list = calloc(l->count ? l->count : 1, sizeof *l->list);
     bool done = l->list ? list_modules(l, model, o, f) : fault_memory(f, "the list of adapters");
     struct arena measure = {0};
@@ -86,6 +135,7 @@ bool lora_make(struct lora *l, const struct model_config *model, const struct lo
         lora_free(l);
         return false;
     }
+    l->bytes = measure.peak;
     struct arena real = {.base = l->memory};
     carve(l, &real, o->leaves, use);
     for (size_t i = 0; i < l->parameters; i++) {
@@ -138,7 +188,7 @@ bool lora_initialise(struct lora *l, uint64_t seed, bool random_b, fault *f) {
 }
 
 struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter_module module) {
-    if (!l || !(l->modules >> module & 1)) {
+    if (!l || !has_layer(l, layer) || !(l->modules >> module & 1)) {
         return NULL;
     }
     unsigned before = 0, in_layer = 0;
@@ -147,7 +197,7 @@ struct lora_module *lora_find(const struct lora *l, unsigned layer, enum adapter
         before += i < module ? there : 0;
         in_layer += there;
     }
-    return &l->list[(size_t)layer * in_layer + before];
+    return &l->list[(size_t)(layer - l->first) * in_layer + before];
 }
 
 // The list of modules as files take it, with what stands in `values` (laid out as l->value); free() returns it.
@@ -160,6 +210,7 @@ static bool list_tensors(struct adapter_tensors **list, const struct lora *l, fl
                                               .module = m->module,
                                               .n_in = m->n_in,
                                               .n_out = m->n_out,
+                                              .mean = m->mean,
                                               .a = values + (m->a - l->value),
                                               .bt = values + (m->bt - l->value)};
     }
@@ -195,8 +246,8 @@ bool lora_write_gradient(const struct lora *l, const char *path, double loss, fa
 double lora_finish_gradient(struct lora *l, double factor) {
     for (size_t i = 0; i < l->count; i++) {
         struct lora_module *m = &l->list[i];
-        lod_grad_sum_finish(&m->da, l->gradient + (m->a - l->value));
-        lod_grad_sum_finish(&m->dbt, l->gradient + (m->bt - l->value));
+        lod_grad_sum_finish_all(m->da, m->sums, l->gradient + (m->a - l->value));
+        lod_grad_sum_finish_all(m->dbt, m->sums, l->gradient + (m->bt - l->value));
     }
     double squares = 0;
     for (size_t i = 0; i < l->parameters; i++) {

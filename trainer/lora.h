@@ -11,16 +11,22 @@ struct lora_module {
     unsigned layer;
     enum adapter_module module;
     size_t n_in, n_out;
-    float *a;             // [r][n_in], in lora.value
-    float *bt;            // B transposed, [r][n_out], in lora.value behind a
-    lod_grad_sum da, dbt; // of a step; unused unless training
-    lod_dropout dropout;  // on the input, in training
+    float *a;                   // [r][n_in], in lora.value
+    float *bt;                  // B transposed, [r][n_out], in lora.value behind a
+    size_t sums;                // one for each instance, where they differ
+    lod_grad_sum *da, *dbt;     // [sums] of a step; unused unless training
+    lod_dropout dropout;        // on the input, in training
+    lod_dropout lora_a, lora_b; // on columns of A and rows of B
+    double mean;                // what the adapter is multiplied by where it stands for all of these masks
 };
 
 struct lora {
     size_t rank;
-    unsigned modules; // set of 1 << adapter_module; the same in every layer
+    unsigned modules; // set of 1 << adapter_module; the same in every layer that has adapters:
+    unsigned first, end; // from first to below end
     double scale;     // alpha / r or alpha / sqrt(r)
+    size_t instances; // of LoRA Dropout, 1 where nothing tells them apart
+    unsigned fork;    // the first layer that does, or how many layers there are
     size_t count;
     struct lora_module *list; // [count], ascending by layer, then module
     size_t parameters;
@@ -30,6 +36,7 @@ struct lora {
     float *moment1;  // [parameters]
     float *moment2;  // [parameters]
     void *memory;
+    size_t bytes; // of it
 };
 
 enum lora_use { LORA_INFERENCE, LORA_TRAINING };
@@ -37,6 +44,8 @@ enum lora_use { LORA_INFERENCE, LORA_TRAINING };
 struct lora_options {
     struct adapter_config config;          // rank, alpha, rslora, modules
     const struct layer_dropouts *dropouts; // [layers]; NULL: none
+    lod_domain domain;                     // of masks on A and B
+    size_t instances;                      // 0: one
     uint64_t leaves;                       // most examples in a step
 };
 

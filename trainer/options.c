@@ -84,9 +84,24 @@ static bool append(const struct option *o, void *values, const char *value, cons
     return true;
 }
 
+// A number of bytes, KiB, MiB or GiB.
+static bool read_bytes(int64_t *bytes, const char *word) {
+    static const char *const units[] = {"", "KiB", "MiB", "GiB"};
+    char *end;
+    errno = 0;
+    long long value = strtoll(word, &end, 10);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        if (strcmp(end, units[i]) == 0) {
+            return !errno && end > word && !__builtin_mul_overflow(value, (int64_t)1 << 10 * i, bytes);
+        }
+    }
+    return false;
+}
+
 static bool set_from_word(const struct option *o, void *values, const char *word, const char *program, const char *flag,
                           fault *f) {
     char *end;
+    int64_t bytes;
     errno = 0;
     switch (o->type) {
     case OPTION_TEXT:
@@ -100,6 +115,10 @@ static bool set_from_word(const struct option *o, void *values, const char *word
         }
         return set_integer(o, values, value, program, flag, f);
     }
+    case OPTION_BYTES:
+        return read_bytes(&bytes, word) ? set_integer(o, values, bytes, program, flag, f)
+                                        : fault_set(f, FAULT_INPUT, program, flag,
+                                                    "'%s' is not a number of bytes, KiB, MiB or GiB", word);
     default: {
         double value = strtod(word, &end);
         if (end == word || *end) {
@@ -209,6 +228,7 @@ json_t *option_json(const struct option *o, const void *values) {
     case OPTION_TEXT:
         return json_string(at);
     case OPTION_INTEGER:
+    case OPTION_BYTES:
         return json_integer(*(const int64_t *)at);
     case OPTION_SWITCH:
         return json_boolean(*(const bool *)at);
@@ -261,6 +281,7 @@ bool option_from_json(const struct option *o, void *values, struct json_scope sc
     case OPTION_TEXT:
         return json_get_string(scope, field, JSON_REQUIRED, &text, f) && set_text(o, values, text, scope.file, name, f);
     case OPTION_INTEGER:
+    case OPTION_BYTES:
         return json_get_integer(scope, field, JSON_REQUIRED, INT64_MIN, INT64_MAX, &integer, f) &&
                set_integer(o, values, integer, scope.file, name, f);
     case OPTION_LIST:

@@ -14,6 +14,7 @@ enum { OPTION_TEXT_SIZE = FILE_PATH_MAX, OPTIONS_MAX = 64, OPTION_LIST_MOST = 12
 enum option_type {
     OPTION_TEXT,    // char [OPTION_TEXT_SIZE]
     OPTION_INTEGER, // int64_t
+    OPTION_BYTES,   // int64_t, with MiB or GiB behind it
     OPTION_NUMBER,  // double
     OPTION_RATE,    // double in [0, 1), of which the masks can keep some and drop some
     OPTION_SWITCH,  // bool

@@ -109,7 +109,7 @@ bool report_step(struct report *r, const struct history *h, uint64_t tokens, dou
 
 // --- summary.json ---
 
-static size_t peak_memory(void) {
+size_t report_peak_memory(void) {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
     return (size_t)usage.ru_maxrss * 1024;
@@ -132,7 +132,7 @@ bool report_summary(const struct report *r, const char *output, const struct sum
     json_t *root = json_object();
     json_object_set_new(root, "tokens_per_second", json_real(report_tokens_per_second(r)));
     json_object_set_new(root, "seconds", json_real(report_clock() - r->started));
-    json_object_set_new(root, "peak_rss_bytes", json_integer((json_int_t)peak_memory()));
+    json_object_set_new(root, "peak_rss_bytes", json_integer((json_int_t)report_peak_memory()));
     json_object_set_new(root, "steps", json_integer((json_int_t)s->steps));
     json_object_set_new(root, "train_loss", json_real(s->train_loss));
     json_object_set_new(root, "eval", s->eval ? evaluation_json(s->eval) : json_null());

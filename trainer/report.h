@@ -38,6 +38,9 @@ bool report_step(struct report *r, const struct history *history, uint64_t token
 // Prints a line on standard error, clear of the progress line.
 void report_line(struct report *r, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+// The most bytes this process has held at once.
+size_t report_peak_memory(void);
+
 double report_tokens_per_second(const struct report *r);
 
 struct summary {

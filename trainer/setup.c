@@ -116,6 +116,7 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     uint64_t leaves = (uint64_t)(o->batch_size * o->grad_accum), count = t->data.count;
     struct lora_options options = {.config = t->config,
                                    .dropouts = t->dropouts,
+                                   .instances = t->recipe.instances,
                                    .leaves = batch_branches(t) * (leaves < count ? leaves : count)};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;
@@ -173,6 +174,36 @@ static bool open_llama(struct training *t, const struct llama_limits *limits, fa
     return true;
 }
 
+// As many instances at once as --memory-limit lets in, beside what the process holds already.
+static bool choose_width(const struct training *t, struct llama_limits *limits, fault *f) {
+    const size_t limit = (size_t)t->options->memory_limit, held = report_peak_memory() + t->lora.bytes;
+    size_t bytes = 0;
+    for (limits->together = t->lora.instances; limit; limits->together--) {
+        struct llama_limits estimated = *limits;
+        estimated.rigor = LOD_ESTIMATE;
+        if (!llama_measure(&bytes, &t->model, &t->lora, &estimated, f)) {
+            return false;
+        }
+        if (bytes <= SIZE_MAX - held && held + bytes <= limit) {
+            break;
+        }
+        if (limits->together == 1) {
+            return fault_set(f, FAULT_RESOURCE, "lodrop-train", "--memory-limit",
+                             "is %lld MiB, but %zu MiB are needed%s: a smaller --batch-size or --max-length or "
+                             "--recompute needs less",
+                             (long long)(limit >> 20), (held + bytes) / 1048576 + 1,
+                             t->lora.instances > 1 ? " even for one instance at a time" : "");
+        }
+    }
+    return true;
+}
+
+// What all instances of a pass bring, one behind the other.
+static bool stack(struct training *t, const struct llama_limits *limits, fault *f) {
+    return t->lora.instances == 1 || batch_make(&t->stacked, limits->together * limits->tokens,
+                                                limits->together * (size_t)t->options->batch_size, f);
+}
+
 static bool take_memory(struct training *t, fault *f) {
     const struct train_options *o = t->options;
     struct llama_limits limits = {
@@ -181,18 +212,20 @@ static bool take_memory(struct training *t, fault *f) {
         .rigor = o->tune ? LOD_MEASURE : LOD_ESTIMATE,
         .consistency = t->recipe.consistency,
     };
-    if (!measure_batch(t, &limits, f)) {
+    if (!measure_batch(t, &limits, f) || !choose_width(t, &limits, f)) {
         return false;
     }
+    const size_t targets = limits.together * limits.targets;
+    t->together = limits.together;
     t->order = malloc(t->data.count * sizeof *t->order);
-    float *losses = t->losses.loss = malloc(3 * limits.targets * sizeof *losses);
+    float *losses = t->losses.loss = malloc(3 * targets * sizeof *losses);
     if (!t->order || !losses) {
         return fault_memory(f, "the order of the examples");
     }
-    t->losses.loss2 = losses + limits.targets;
-    t->losses.divergence = losses + 2 * limits.targets;
+    t->losses.loss2 = losses + targets;
+    t->losses.divergence = losses + 2 * targets;
     return batch_make(&t->batch, limits.tokens, batch_branches(t) * (size_t)o->batch_size, f) &&
-           open_llama(t, &limits, f);
+           stack(t, &limits, f) && open_llama(t, &limits, f);
 }
 
 static bool is_readable(const char *path, fault *f) {
@@ -219,6 +252,7 @@ bool training_load(struct training *t, const char *checkpoint, fault *f) {
     bool asked = !o->default_length; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
+           layers_settle(&t->config.layers, t->model.config.layers, "lodrop-train", "--layers-to-transform", f) &&
            place_dropouts(t, f) && read_data(t, f) && plan_steps(t, f) && choose_selection(t, f) &&
            make_adapter(t, checkpoint, f) && (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
 }
@@ -228,6 +262,7 @@ void training_free(struct training *t) {
     history_free(&t->history);
     llama_close(t->llama);
     batch_free(&t->batch);
+    batch_free(&t->stacked);
     free(t->order);
     free(t->losses.loss);
     free(t->dropouts);

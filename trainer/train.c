@@ -30,38 +30,73 @@ static struct visit visit_of(const struct training *t, uint64_t step) {
     return v;
 }
 
-// Over targets, in their order.
+// Over targets, in their order, and then over instances.
 struct sums {
-    double loss, divergence;
+    double loss[ADAPTER_MAX_INSTANCES], divergence;
 };
 
-// The loss of R-Drop is the mean of its branches'.
-static void add_losses(struct sums *sums, const struct training *t) {
+// Of the examples of a batch as they follow each other for some instances, from `instance` on. The loss of R-Drop is
+// the mean of its branches'.
+static void add_losses(struct sums *sums, const struct training *t, const struct llama_batch *b, size_t instance) {
     const struct llama_losses *l = &t->losses;
     enum consistency_kind kind = t->recipe.consistency.kind;
-    for (size_t i = 0; i < t->batch.view.targets; i++) {
-        sums->loss += kind == CONSISTENCY_R_DROP ? ((double)l->loss[i] + l->loss2[i]) / 2 : l->loss[i];
+    size_t targets = t->batch.view.targets;
+    for (size_t i = 0; i < b->targets; i++) {
+        sums->loss[instance + i / targets] += kind == CONSISTENCY_R_DROP ? ((double)l->loss[i] + l->loss2[i]) / 2
+                                                                         : l->loss[i];
         sums->divergence += kind != CONSISTENCY_NONE ? l->divergence[i] : 0;
     }
+}
+
+// The examples at places first .. end-1 of the order, for each of some instances.
+static const struct llama_batch *fill(struct training *t, struct batch *b, const struct visit *v, size_t first,
+                                      size_t end, size_t instance, size_t instances) {
+    bool pairs = t->recipe.consistency.kind == CONSISTENCY_R_DROP;
+    batch_clear(b);
+    for (size_t k = instance; k < instance + instances; k++) {
+        for (size_t i = first; i < end; i++) {
+            const struct example *e = &t->data.examples[t->order[i]];
+            uint32_t draw = (uint32_t)(v->draw + (i - v->first));
+            pairs ? batch_pair(b, e, draw) : batch_instance(b, e, draw, (unsigned)k);
+        }
+    }
+    b->view.step = (uint32_t)t->step;
+    return &b->view;
+}
+
+static bool lose_and_learn(struct training *t, const struct llama_batch *b, struct sums *sums, size_t instance,
+                           fault *f) {
+    if (!llama_loss(t->llama, b, &t->losses, f)) {
+        return false;
+    }
+    add_losses(sums, t, b, instance);
+    return llama_backward(t->llama, b, f);
+}
+
+// All instances of the examples, some at a time, on what they share.
+static bool pass_instances(struct training *t, const struct visit *v, size_t first, size_t end, struct sums *sums,
+                           fault *f) {
+    size_t count = t->lora.instances;
+    for (size_t k = 0; k < count; k += t->together) {
+        size_t some = k + t->together < count ? t->together : count - k;
+        const struct llama_batch *b = fill(t, &t->stacked, v, first, end, k, some);
+        if (!llama_fork(t->llama, b, f) || !lose_and_learn(t, b, sums, k, f)) {
+            return false;
+        }
+    }
+    return llama_join(t->llama, &t->batch.view, f);
 }
 
 // Losses and gradients of the step, micro-batch by micro-batch.
 static bool pass(struct training *t, const struct visit *v, struct sums *sums, fault *f) {
     size_t size = (size_t)t->options->batch_size;
-    bool pairs = t->recipe.consistency.kind == CONSISTENCY_R_DROP;
-    *sums = (struct sums){0};
+    *sums = (struct sums){.divergence = 0};
     for (size_t first = v->first; first < v->end; first += size) {
-        batch_clear(&t->batch);
-        for (size_t i = first; i < v->end && i < first + size; i++) {
-            const struct example *e = &t->data.examples[t->order[i]];
-            (pairs ? batch_pair : batch_example)(&t->batch, e, (uint32_t)(v->draw + (i - v->first)));
-        }
-        const struct llama_batch *b = &t->batch.view;
-        if (!llama_forward(t->llama, b, f) || !llama_loss(t->llama, b, &t->losses, f)) {
-            return false;
-        }
-        add_losses(sums, t);
-        if (!llama_backward(t->llama, b, f)) {
+        size_t end = first + size < v->end ? first + size : v->end;
+        const struct llama_batch *b = fill(t, &t->batch, v, first, end, 0, 1);
+        if (!llama_forward(t->llama, b, f) ||
+            !(t->lora.instances > 1 ? pass_instances(t, v, first, end, sums, f)
+                                    : lose_and_learn(t, b, sums, 0, f))) {
             return false;
         }
     }
@@ -97,12 +132,16 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
     if (!pass(t, v, &sums, f)) {
         return false;
     }
+    double loss = 0, terms = (double)v->targets * (double)t->lora.instances;
+    for (size_t k = 0; k < t->lora.instances; k++) {
+        loss += sums.loss[k];
+    }
     *m = (struct step_metrics){.step = t->step + 1,
-                               .loss = sums.loss / (double)v->targets,
+                               .loss = loss / terms,
                                .has_divergence = t->recipe.consistency.kind != CONSISTENCY_NONE,
                                .divergence = sums.divergence / (double)v->targets,
                                .learning_rate = schedule_rate(&t->schedule, t->step),
-                               .grad_norm = lora_finish_gradient(&t->lora, 1 / (double)v->targets),
+                               .grad_norm = lora_finish_gradient(&t->lora, 1 / terms),
                                .eval_loss = -1,
                                .eval_accuracy = -1,
                                .eval_ece = -1};

@@ -32,7 +32,9 @@ struct training {
     uint32_t *order;      // [data.count] of the current epoch
     struct llama *llama;
     struct batch batch;
-    struct llama_losses losses;  // [targets of a batch]
+    struct batch stacked;        // the same for several instances
+    size_t together;             // so many
+    struct llama_losses losses;  // [targets of these]
     struct evaluation evaluated; // the last one
     uint64_t evaluated_step;     // after which it was
     struct selection_rule rule;

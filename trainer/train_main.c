@@ -51,6 +51,9 @@ static void print_start(struct training *t) {
     print_scaled(t);
     report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,
                 (unsigned long long)t->schedule.total);
+    if (t->lora.instances > 1) {
+        report_line(&t->report, "%zu instances of each example, %zu at a time", t->lora.instances, t->together);
+    }
     if (getenv("LODROP_VERBOSE")) {
         char plan[160];
         llama_describe(t->llama, plan, sizeof plan);

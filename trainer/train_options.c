@@ -27,7 +27,7 @@ static const struct option LIST[] = {
      "to count as better there, one must be so by more than X (default 0)"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "continue from this PEFT adapter: its rank, alpha, modules"},
     {"method", OPTION_TEXT, AT(method), 0, 0, "NAME", "lora (default), or a dropout by its name, see below"},
-    {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1)"},
+    {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1, of lora-dropout 0.5)"},
     {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
     {"model-dropout", OPTION_TEXT, AT(model_dropout), 0, 0, "WHICH",
      "config: the attention_dropout of the model's config.json as well; off (default)"},
@@ -35,6 +35,8 @@ static const struct option LIST[] = {
      "a second pass and how far apart they are: kl, r-drop or js, see below (default: the method's)"},
     {"consistency-weight", OPTION_NUMBER, AT(consistency_weight), 0, CONSISTENCY_MOST_WEIGHT, "X",
      "of that divergence in the loss (default 0.1)"},
+    {"instances", OPTION_INTEGER, AT(instances), 1, ADAPTER_MAX_INSTANCES, "N",
+     "masks for each example, whose losses are averaged (default 1, of lora-dropout 4)"},
     {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
      "column and span at attention: one key set a KV head, not a query head"},
     {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
@@ -44,6 +46,8 @@ static const struct option LIST[] = {
     {"use-rslora", OPTION_SWITCH, AT(use_rslora), 0, 0, NULL, "scale is alpha / sqrt(r)"},
     {"target-modules", OPTION_TEXT, AT(target_modules), 0, 0, "LIST",
      "of q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj, or all-linear (default q_proj,v_proj)"},
+    {"layers-to-transform", OPTION_TEXT, AT(layers_to_transform), 0, 0, "L",
+     "that get adapters, like 3, 12-23 or later-half (default: all)"},
     {"max-length", OPTION_INTEGER, AT(max_length), 2, 1048576, "N", "tokens of the longest sequence (default 512)"},
     {"batch-size", OPTION_INTEGER, AT(batch_size), 1, MOST_EXAMPLES, "N", "examples a pass (default 8)"},
     {"grad-accum", OPTION_INTEGER, AT(grad_accum), 1, MOST_EXAMPLES, "N",
@@ -59,6 +63,8 @@ static const struct option LIST[] = {
     {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
     {"tune", OPTION_SWITCH, AT(tune), 0, 0, NULL,
      "measure first which kernels are fastest, and remember it (lodrop-tune); the same bits"},
+    {"memory-limit", OPTION_BYTES, AT(memory_limit), 0, 9.2e18, "BYTES",
+     "like 800MiB or 2GiB: as many instances at once as fit, see below (default: all)"},
     {"recompute", OPTION_SWITCH, AT(recompute), 0, 0, NULL, "less memory for more time, the same bits"},
     {"save-steps", OPTION_INTEGER, AT(save_steps), 0, UNBOUNDED, "N", "leave OUTPUT/checkpoint every N steps"},
     {"stop-after", OPTION_INTEGER, AT(stop_after), 0, UNBOUNDED, "N",
@@ -71,6 +77,67 @@ static const struct option LIST[] = {
     {"init-b", OPTION_TEXT, AT(init_b), 0, 0, "NAME", NULL},
     {"dump-gradients", OPTION_TEXT, AT(dump_gradients), 0, 0, "FILE", NULL},
 };
+
+static const char METHODS[] =
+    "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
+    "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
+    "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
+    "      --batch-size 4 --grad-accum 2\n\n"
+    "A method is a name for dropouts, in all layers unless said otherwise, P being --rate:\n"
+    "  lora                 no dropout\n"
+    "  lora-input-dropout   lora_input:element:P:inverted, PEFT's lora_dropout\n"
+    "  lora-dropout         lora_a:column:P:none, lora_b:column:P:none and --instances 4 (arXiv 2404.09610)\n"
+    "  dropkey              attn_logit:column:P:none (arXiv 2208.02646)\n"
+    "  dropattention        attn_weight:column:P:renormalise-nograd (arXiv 1907.11065: the kept weights are\n"
+    "                       divided by their sum, through which no gradient flows)\n"
+    "  hiddencut            ffn_output:element:P:inverted (arXiv 2106.00149)\n"
+    "  hiddenkey-minus      dropkey and hiddencut in the later half of the layers (arXiv 2403.00812)\n"
+    "  hiddenkey            hiddenkey-minus and --consistency kl\n"
+    "  r-drop               hidden:element:P:inverted and --consistency r-drop (arXiv 2106.14448)\n"
+    "  dropout              hidden:element:P:inference (Srivastava et al., JMLR 15, 2014)\n"
+    "  variational          hidden:column:P:inverted (arXiv 1512.05287)\n\n"
+    "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
+    "out). Positions with their patterns, and the compensations of these, the default one first:\n"
+    "  lora_input           element             inverted\n"
+    "  lora_a, lora_b       column              none, inverted\n"
+    "  attn_logit           element|column|span none\n"
+    "  attn_weight          element             inverted, renormalise, renormalise-nograd\n"
+    "  attn_weight          column|span         renormalise-nograd, renormalise\n"
+    "  ffn_middle, _output  element             inverted, inference\n"
+    "  ffn_middle, _output  column              inverted\n"
+    "  ffn_middle, _output  span                none\n"
+    "  hidden, embedding    element             inverted, inference\n"
+    "  hidden, embedding    column              inverted\n"
+    "lora_a drops whole columns of A, lora_b rows of B, the same ones for all examples of a step. With none,\n"
+    "evaluation and the lora_alpha that is written multiply by 1 - P, for the mean of all masks.\n"
+    "At attention, element drops (query, key) pairs one by one, column keys for all queries of a head, span a\n"
+    "run of such keys. In activations, element drops features token by token, column features of all tokens of\n"
+    "an example, span all features of a run of tokens. ffn_middle goes into down_proj, ffn_output comes from it,\n"
+    "hidden is ffn_output and the output of attention, each before its residual sum; embedding takes no LAYERS.\n"
+    "With inference, training is not compensated: evaluation multiplies by 1 - P. A layer takes one dropout on\n"
+    "A, one on B (lora_input counts as both), one at attention, one of ffn_middle and one of ffn_output or\n"
+    "hidden.\n\n";
+
+static const char REST[] =
+    "Instances run each example with N different masks and train on the mean of the N losses. What lies below\n"
+    "the first layer with a dropout they share. Together they take the activations of N examples; --memory-limit\n"
+    "runs fewer at a time, down to one, where the whole process would take more memory, in training, than that.\n"
+    "It changes no bit.\n\n"
+    "Consistency adds X times a divergence of two passes' predictions to the loss of each target: kl, r-drop\n"
+    "(KL(P||Q) + KL(Q||P)) / 2 of passes with different masks, the gradient through the first pass alone (kl)\n"
+    "or, with the mean of both losses, through both (r-drop); js, the Jensen-Shannon divergence from a pass\n"
+    "without dropout, through which no gradient flows. The second pass of kl and js starts at the first layer\n"
+    "with a dropout and keeps nothing. metrics.jsonl shows the divergence in nats per target.\n\n"
+    "Held-out data are evaluated after every epoch or every --eval-steps, and after the last step. summary.json\n"
+    "names the best evaluation, the step whose adapter is left and what the run was stopped by (steps or\n"
+    "early_stopping); its metrics, and reliability.svg for data with choices, are of the adapter that is left.\n\n"
+    "Warnings, each once a run and in summary.json: overfitting, two evaluations in a row have a higher held-out\n"
+    "loss than an earlier one, though training loss fell; gradient, its norm is above 10 times the median of the\n"
+    "20 steps before; starved, with a dropout of rate 0.5 or more training loss has not fallen by 1 % in the\n"
+    "first epoch (or 40 steps, if these are more).\n\n"
+    "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
+    "\"label\"};\n"
+    "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n";
 
 static const char SWEEPS[] =
     "A sweep runs lodrop-train once for each combination of options that FILE names, in OUTPUT/NAME, NAME being\n"
@@ -90,57 +157,7 @@ const struct option_table train_option_table = {
              "       lodrop-train --output DIR --resume\n"
              "       lodrop-train --output DIR --sweep FILE [options]\n\n"
              "Fine-tunes a frozen Llama model with LoRA on the CPU.\n",
-    .outro = {
-        "Example: dropout on the input of every adapter, half of each step at a time to save memory\n"
-        "  lodrop-train --model llama --data train.jsonl --eval-data heldout.jsonl --output out \\\n"
-        "      --method lora-input-dropout --lora-dropout 0.1 --target-modules all-linear \\\n"
-        "      --batch-size 4 --grad-accum 2\n\n"
-        "A method is a name for dropouts, in all layers unless said otherwise, P being --rate:\n"
-        "  lora                 no dropout\n"
-        "  lora-input-dropout   lora_input:element:P:inverted, PEFT's lora_dropout\n"
-        "  dropkey              attn_logit:column:P:none (arXiv 2208.02646)\n"
-        "  dropattention        attn_weight:column:P:renormalise-nograd (arXiv 1907.11065: the kept weights are\n"
-        "                       divided by their sum, through which no gradient flows)\n"
-        "  hiddencut            ffn_output:element:P:inverted (arXiv 2106.00149)\n"
-        "  hiddenkey-minus      dropkey and hiddencut in the later half of the layers (arXiv 2403.00812)\n"
-        "  hiddenkey            hiddenkey-minus and --consistency kl\n"
-        "  r-drop               hidden:element:P:inverted and --consistency r-drop (arXiv 2106.14448)\n"
-        "  dropout              hidden:element:P:inference (Srivastava et al., JMLR 15, 2014)\n"
-        "  variational          hidden:column:P:inverted (arXiv 1512.05287)\n\n"
-        "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
-        "out). Positions with their patterns, and the compensations of these, the default one first:\n"
-        "  lora_input           element             inverted\n"
-        "  attn_logit           element|column|span none\n"
-        "  attn_weight          element             inverted, renormalise, renormalise-nograd\n"
-        "  attn_weight          column|span         renormalise-nograd, renormalise\n"
-        "  ffn_middle, _output  element             inverted, inference\n"
-        "  ffn_middle, _output  column              inverted\n"
-        "  ffn_middle, _output  span                none\n"
-        "  hidden, embedding    element             inverted, inference\n"
-        "  hidden, embedding    column              inverted\n"
-        "At attention, element drops (query, key) pairs one by one, column keys for all queries of a head, span a\n"
-        "run of such keys. In activations, element drops features token by token, column features of all tokens of\n"
-        "an example, span all features of a run of tokens. ffn_middle goes into down_proj, ffn_output comes from it,\n"
-        "hidden is ffn_output and the output of attention, each before its residual sum; embedding takes no LAYERS.\n"
-        "With inference, training is not compensated: evaluation multiplies by 1 - P. A layer takes one dropout on\n"
-        "the input of A, one at attention, one of ffn_middle and one of ffn_output or hidden.\n\n"
-        "Consistency adds X times a divergence of two passes' predictions to the loss of each target: kl, r-drop\n"
-        "(KL(P||Q) + KL(Q||P)) / 2 of passes with different masks, the gradient through the first pass alone (kl)\n"
-        "or, with the mean of both losses, through both (r-drop); js, the Jensen-Shannon divergence from a pass\n"
-        "without dropout, through which no gradient flows. The second pass of kl and js starts at the first layer\n"
-        "with a dropout and keeps nothing. metrics.jsonl shows the divergence in nats per target.\n\n"
-        "Held-out data are evaluated after every epoch or every --eval-steps, and after the last step. summary.json\n"
-        "names the best evaluation, the step whose adapter is left and what the run was stopped by (steps or\n"
-        "early_stopping); its metrics, and reliability.svg for data with choices, are of the adapter that is left.\n\n"
-        "Warnings, each once a run and in summary.json: overfitting, two evaluations in a row have a higher held-out\n"
-        "loss than an earlier one, though training loss fell; gradient, its norm is above 10 times the median of the\n"
-        "20 steps before; starved, with a dropout of rate 0.5 or more training loss has not fallen by 1 % in the\n"
-        "first epoch (or 40 steps, if these are more).\n\n"
-        "Data, one JSON object a line: {\"text\"}, {\"prompt\", \"completion\"} or {\"prompt\", \"choices\", "
-        "\"label\"};\n"
-        "any other file is plain text. Ctrl-C finishes the step and leaves a checkpoint for --resume.\n\n",
-        SWEEPS,
-    },
+    .outro = {METHODS, REST, SWEEPS},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
 };
@@ -163,6 +180,7 @@ static const struct train_options DEFAULTS = {
     .warmup_ratio = 0.06,
     .max_grad_norm = 1,
     .jobs = 1,
+    .instances = 1,
 };
 
 static bool is_input_dropout(const struct dropout_method *method) {
@@ -183,7 +201,7 @@ static bool is_one_of(const char *name, const char *const *list, size_t count) {
 bool train_option_is_free(const char *name) {
     static const char *const list[] = {"output", "threads",      "recompute",      "save-steps", "stop-after",
                                        "resume", "print-config", "dump-gradients", "tune",       "sweep",
-                                       "jobs"};
+                                       "jobs",   "memory-limit"};
     return is_one_of(name, list, sizeof list / sizeof *list);
 }
 
@@ -277,6 +295,17 @@ static bool choose_consistency(struct train_options *o, option_set given, fault 
            fault_set(f, FAULT_USAGE, "lodrop-train", "--consistency-weight", "needs --consistency");
 }
 
+static bool choose_instances(struct train_options *o, option_set given, fault *f) {
+    const struct dropout_method *method;
+    if (!dropout_method_find(&method, o->method, f)) {
+        return false;
+    }
+    if (!options_given(&train_option_table, given, "instances")) {
+        o->instances = method->instances ? method->instances : 1;
+    }
+    return true;
+}
+
 // What is asked of evaluations needs some.
 static bool check_evaluation(option_set given, fault *f) {
     static const char *const needing[][2] = {{"eval-steps", "eval-data"},
@@ -302,13 +331,15 @@ bool train_options_complete(struct train_options *o, fault *f) {
     if (!options_require(&train_option_table, given, needed, f)) {
         return false;
     }
-    static const char *const of_adapter[] = {"lora-r", "lora-alpha", "use-rslora", "target-modules"};
+    static const char *const of_adapter[] = {"lora-r", "lora-alpha", "use-rslora", "target-modules",
+                                             "layers-to-transform"};
     for (size_t i = 0; *o->adapter && i < sizeof of_adapter / sizeof *of_adapter; i++) {
         if (options_given(&train_option_table, given, of_adapter[i])) {
             return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
         }
     }
-    return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f);
+    return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f) &&
+           choose_instances(o, given, f);
 }
 
 static bool read_fresh(struct train_options *o, fault *f) {
@@ -434,11 +465,32 @@ static bool list_dropouts(struct dropouts *d, const struct train_options *o, con
 // PEFT knows one rate for all layers.
 static double input_rate(const struct dropouts *d) {
     for (size_t i = 0; i < d->count; i++) {
-        if (d->list[i].position == DROPOUT_LORA_INPUT && d->list[i].extent == DROPOUT_ALL_LAYERS) {
+        if (d->list[i].position == DROPOUT_LORA_INPUT && d->list[i].layers.extent == LAYERS_ALL) {
             return d->list[i].p;
         }
     }
     return 0;
+}
+
+// Of an adapter that the run continues, or of a new one.
+static bool read_adapter(struct adapter_config *config, const struct train_options *o, const char *from, fault *f) {
+    struct adapter_recipe recipe;
+    *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
+    return adapter_modules_parse(o->target_modules, &config->modules, f) &&
+           (!*o->layers_to_transform || layers_parse(&config->layers, o->layers_to_transform, "lodrop-train",
+                                                     "--layers-to-transform", f)) &&
+           (!*from || adapter_read(config, &recipe, from, f));
+}
+
+static bool check_instances(const struct adapter_recipe *recipe, fault *f) {
+    if (recipe->instances > 1 && !recipe->dropouts.count) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--instances",
+                         "%u of them need a dropout: without one they are all the same", recipe->instances);
+    }
+    return recipe->instances < 2 || recipe->consistency.kind == CONSISTENCY_NONE ||
+           fault_set(f, FAULT_INPUT, "lodrop-train", "--consistency",
+                     "%s is of two passes, it does not go with %u instances: --instances 1",
+                     consistency_word(recipe->consistency.kind), recipe->instances);
 }
 
 bool train_options_adapter(struct adapter_config *config, struct adapter_recipe *recipe, const struct train_options *o,
@@ -450,14 +502,13 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
         return fault_set(f, FAULT_INPUT, "lodrop-train", "--init-b", "'%s' is not zero or random", o->init_b);
     }
-    *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
-    if (!adapter_modules_parse(o->target_modules, &config->modules, f) ||
-        (*from && !adapter_read_config(config, from, f))) {
+    if (!read_adapter(config, o, from, f)) {
         return false;
     }
     name_model(config->base_model, o->model);
     recipe->alpha = config->alpha;
     recipe->seed = (uint64_t)o->seed;
+    recipe->instances = (unsigned)o->instances;
     // How many layers there are is not known yet: what is refused for the most is so for all.
     if (!list_dropouts(&recipe->dropouts, o, method, f) ||
         !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, "lodrop-train", f)) {
@@ -471,6 +522,9 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (*o->consistency && !recipe->dropouts.count) {
         return fault_set(f, FAULT_INPUT, "lodrop-train", "--consistency",
                          "%s needs a dropout: without one both passes are the same", o->consistency);
+    }
+    if (!check_instances(recipe, f)) {
+        return false;
     }
     config->dropout = input_rate(&recipe->dropouts);
     bool input = method->count == 0 || is_input_dropout(method); // these two differ by their rate alone

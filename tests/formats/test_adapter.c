@@ -24,9 +24,7 @@ static const struct adapter_recipe plain = {
                            .pattern = LOD_PATTERN_COLUMN,
                            .compensation = DROPOUT_RENORMALISE_NOGRAD,
                            .p = 1.0 / 3,
-                           .extent = DROPOUT_SOME_LAYERS,
-                           .first = 2,
-                           .last = 11,
+                           .layers = {.extent = LAYERS_SOME, .first = 2, .last = 11},
                            .per_kv_head = true}}},
     .consistency = {CONSISTENCY_JS, 0.3}};
 
@@ -37,9 +35,9 @@ struct matrices {
 
 static void list_modules(struct matrices *m, struct adapter_tensors list[2]) {
     list[0] = (struct adapter_tensors){
-        .layer = 0, .module = ADAPTER_Q_PROJ, .n_in = WIDTH, .n_out = WIDTH, .a = m->qa, .bt = m->qb};
+        .layer = 0, .module = ADAPTER_Q_PROJ, .n_in = WIDTH, .n_out = WIDTH, .mean = 1, .a = m->qa, .bt = m->qb};
     list[1] = (struct adapter_tensors){
-        .layer = 1, .module = ADAPTER_DOWN_PROJ, .n_in = NARROW, .n_out = WIDTH, .a = m->da, .bt = m->db};
+        .layer = 1, .module = ADAPTER_DOWN_PROJ, .n_in = NARROW, .n_out = WIDTH, .mean = 1, .a = m->da, .bt = m->db};
 }
 
 static void number_matrices(struct matrices *m) {
@@ -85,8 +83,9 @@ static void round_trip(void) {
     for (size_t i = 0; i < 2; i++) {
         const struct dropout *got = &recipe.dropouts.list[i], *want = &plain.dropouts.list[i];
         CHECK(got->position == want->position && got->pattern == want->pattern && got->p == want->p &&
-              got->compensation == want->compensation && got->extent == want->extent);
-        CHECK(got->first == want->first && got->last == want->last && got->per_kv_head == want->per_kv_head);
+              got->compensation == want->compensation && got->layers.extent == want->layers.extent);
+        CHECK(got->layers.first == want->layers.first && got->layers.last == want->layers.last);
+        CHECK(got->per_kv_head == want->per_kv_head);
     }
 
     list_modules(&back, list);

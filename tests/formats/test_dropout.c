@@ -14,8 +14,6 @@ static const char *const positions[] = {"lora_input", "lora_a",     "lora_b",   
                                         "ffn_middle", "ffn_output", "embedding", "hidden"};
 static const char *const patterns[] = {"element", "column", "span"};
 static const char *const compensations[] = {"none", "inverted", "renormalise", "renormalise-nograd", "inference"};
-static const char *const trained[] = {"lora_input", "attn_logit", "attn_weight", "ffn_middle",
-                                      "ffn_output", "embedding",  "hidden"};
 
 // All that can be trained with. Usual: what is meant if no compensation is named.
 static const struct {
@@ -23,6 +21,10 @@ static const struct {
     bool usual;
 } valid[] = {
     {"lora_input", "element", "inverted", true},
+    {"lora_a", "column", "none", true},
+    {"lora_a", "column", "inverted", false},
+    {"lora_b", "column", "none", true},
+    {"lora_b", "column", "inverted", false},
     {"attn_logit", "element", "none", true},
     {"attn_logit", "column", "none", true},
     {"attn_logit", "span", "none", true},
@@ -51,15 +53,6 @@ static const struct {
 
 enum { VALID = sizeof valid / sizeof *valid };
 
-static bool has_word(const char *const *list, size_t count, const char *word) {
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(list[i], word) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 // Its place among the valid ones; compensation NULL: the usual one. VALID: it is not there.
 static size_t find_valid(const char *position, const char *pattern, const char *compensation) {
     size_t i = 0;
@@ -87,12 +80,10 @@ static void check_triple(const char *position, const char *pattern, const char *
     bool done = dropout_parse(&d, text, &f);
     size_t found = find_valid(position, pattern, compensation);
     if (found < VALID) {
-        CHECK(done && d.p == 0.25 && d.extent == DROPOUT_ALL_LAYERS);
+        CHECK(done && d.p == 0.25 && d.layers.extent == LAYERS_ALL);
         CHECK(says(&d, position, pattern, valid[found].compensation));
         dropout_print(printed, &d);
         CHECK(strncmp(printed, text, strlen(text)) == 0 && dropout_parse(&d, printed, &f));
-    } else if (!has_word(trained, sizeof trained / sizeof *trained, position)) {
-        REFUSED(done, &f, FAULT_INPUT, position, "is not supported");
     } else {
         REFUSED(done, &f, FAULT_INPUT, text, "does not take");
     }
@@ -128,7 +119,8 @@ static void reasons_name_what_is_possible(void) {
         {"hidden:span:0.1", "hidden does not take the pattern span: only element, column"},
         {"embedding:element:0.1:inverted:0", "embedding stands before the layers and takes none"},
         {"embedding:element:0.1:inverted:later-half", "embedding stands before the layers and takes none"},
-        {"lora_a:column:0.1", "the position lora_a is not supported"},
+        {"lora_a:element:0.1", "lora_a does not take the pattern element: only column"},
+        {"lora_b:column:0.1:inference", "lora_b with the pattern column does not take inference: only none, inverted"},
         {"lora_input:span:0.1", "lora_input does not take the pattern span: only element"},
         {"attention:column:0.1", "'attention' is no position: must be one of lora_input, lora_a, lora_b, attn_logit"},
         {"attn_logit:row:0.1", "'row' is no pattern: must be one of element, column, span"},
@@ -193,13 +185,13 @@ static void parts(void) {
 static void layers(void) {
     static const struct {
         const char *text;
-        enum dropout_extent extent;
+        enum layers_extent extent;
         unsigned first, last;
-    } accepted[] = {{"0", DROPOUT_SOME_LAYERS, 0, 0},
-                    {"7", DROPOUT_SOME_LAYERS, 7, 7},
-                    {"12-23", DROPOUT_SOME_LAYERS, 12, 23},
-                    {"5-5", DROPOUT_SOME_LAYERS, 5, 5},
-                    {"later-half", DROPOUT_LATER_HALF, 0, 0}};
+    } accepted[] = {{"0", LAYERS_SOME, 0, 0},
+                    {"7", LAYERS_SOME, 7, 7},
+                    {"12-23", LAYERS_SOME, 12, 23},
+                    {"5-5", LAYERS_SOME, 5, 5},
+                    {"later-half", LAYERS_LATER_HALF, 0, 0}};
     static const char *const refused[][2] = {
         {"", "'' names no layers"},      {"-3", "names no layers"},    {"3-", "names no layers"},
         {"1-2-3", "names no layers"},    {"1,2", "names no layers"},   {" 1", "names no layers"},
@@ -211,8 +203,8 @@ static void layers(void) {
     char text[DROPOUT_TEXT], printed[DROPOUT_TEXT];
     for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
         snprintf(text, sizeof text, "attn_logit:span:0.1:none:%s", accepted[i].text);
-        CHECK(dropout_parse(&d, text, &f) && d.extent == accepted[i].extent);
-        CHECK(d.first == accepted[i].first && d.last == accepted[i].last);
+        CHECK(dropout_parse(&d, text, &f) && d.layers.extent == accepted[i].extent);
+        CHECK(d.layers.first == accepted[i].first && d.layers.last == accepted[i].last);
         dropout_print(printed, &d);
         CHECK(strcmp(printed, text) == 0 || strcmp(accepted[i].text, "5-5") == 0);
     }
@@ -227,21 +219,23 @@ static void layers(void) {
 static void methods(void) {
     static const struct {
         const char *name, *position, *pattern, *compensation;
-        enum dropout_extent extent;
+        enum layers_extent extent;
         size_t place, count;
         enum consistency_kind consistency;
     } presets[] = {
-        {"lora-input-dropout", "lora_input", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
-        {"dropkey", "attn_logit", "column", "none", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
-        {"dropattention", "attn_weight", "column", "renormalise-nograd", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
-        {"hiddencut", "ffn_output", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
-        {"hiddenkey-minus", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2, CONSISTENCY_NONE},
-        {"hiddenkey-minus", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2, CONSISTENCY_NONE},
-        {"hiddenkey", "attn_logit", "column", "none", DROPOUT_LATER_HALF, 0, 2, CONSISTENCY_KL},
-        {"hiddenkey", "ffn_output", "element", "inverted", DROPOUT_LATER_HALF, 1, 2, CONSISTENCY_KL},
-        {"r-drop", "hidden", "element", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_R_DROP},
-        {"dropout", "hidden", "element", "inference", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
-        {"variational", "hidden", "column", "inverted", DROPOUT_ALL_LAYERS, 0, 1, CONSISTENCY_NONE},
+        {"lora-dropout", "lora_a", "column", "none", LAYERS_ALL, 0, 2, CONSISTENCY_NONE},
+        {"lora-dropout", "lora_b", "column", "none", LAYERS_ALL, 1, 2, CONSISTENCY_NONE},
+        {"lora-input-dropout", "lora_input", "element", "inverted", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
+        {"dropkey", "attn_logit", "column", "none", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
+        {"dropattention", "attn_weight", "column", "renormalise-nograd", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
+        {"hiddencut", "ffn_output", "element", "inverted", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
+        {"hiddenkey-minus", "attn_logit", "column", "none", LAYERS_LATER_HALF, 0, 2, CONSISTENCY_NONE},
+        {"hiddenkey-minus", "ffn_output", "element", "inverted", LAYERS_LATER_HALF, 1, 2, CONSISTENCY_NONE},
+        {"hiddenkey", "attn_logit", "column", "none", LAYERS_LATER_HALF, 0, 2, CONSISTENCY_KL},
+        {"hiddenkey", "ffn_output", "element", "inverted", LAYERS_LATER_HALF, 1, 2, CONSISTENCY_KL},
+        {"r-drop", "hidden", "element", "inverted", LAYERS_ALL, 0, 1, CONSISTENCY_R_DROP},
+        {"dropout", "hidden", "element", "inference", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
+        {"variational", "hidden", "column", "inverted", LAYERS_ALL, 0, 1, CONSISTENCY_NONE},
     };
     const struct dropout_method *m = NULL;
     fault f = {0};
@@ -250,11 +244,13 @@ static void methods(void) {
         CHECK(dropout_method_find(&m, presets[i].name, &f) && m->count == presets[i].count);
         const struct dropout *d = &m->list[presets[i].place];
         CHECK(says(d, presets[i].position, presets[i].pattern, presets[i].compensation));
-        CHECK(d->p == 0.1 && d->extent == presets[i].extent && m->consistency == presets[i].consistency);
+        bool matrix = strcmp(presets[i].name, "lora-dropout") == 0;
+        CHECK(d->p == (matrix ? 0.5 : 0.1) && m->instances == (matrix ? 4 : 0));
+        CHECK(d->layers.extent == presets[i].extent && m->consistency == presets[i].consistency);
         CHECK(find_valid(presets[i].position, presets[i].pattern, presets[i].compensation) < VALID);
     }
     REFUSED(dropout_method_find(&m, "drop-key", &f), &f, FAULT_INPUT, "--method",
-            "'drop-key' is not one of lora, lora-input-dropout, dropkey, dropattention, hiddencut, hiddenkey-minus");
+            "'drop-key' is not one of lora, lora-input-dropout, lora-dropout, dropkey, dropattention, hiddencut");
 }
 
 // --- Layers ---
@@ -320,7 +316,9 @@ static void faults_of_layers(void) {
             "attn_logit:span:0.2:none:3: there are layers 0 to 2 only");
     d = parse_all((const char *const[]){"lora_input:element:0.1", "lora_input:element:0"}, 2);
     REFUSED(dropouts_fit(&d, 1, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
-            "on the input of A in layer 0");
+            "both on A in layer 0");
+    d = parse_all((const char *const[]){"lora_b:column:0.1:none:1", "lora_input:element:0.1"}, 2);
+    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop", "both on B in layer 1");
     d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2"}, 2);
     REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
             "are both on the output of the FFN in layer 0");
@@ -328,8 +326,8 @@ static void faults_of_layers(void) {
     REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the embedding");
     d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2:none:1",
                                         "ffn_middle:column:0.1", "embedding:element:0.1", "attn_logit:column:0.1",
-                                        "lora_input:element:0.1"},
-                  6);
+                                        "lora_a:column:0.1", "lora_b:column:0.1:inverted"},
+                  7);
     CHECK(dropouts_fit(&d, 2, "lodrop-train", &f));
     d = parse_all((const char *const[]){"lora_input:element:0.1", "attn_weight:span:0.1"}, 2);
     CHECK(dropouts_fit(&d, 1, "lodrop-train", &f));
@@ -402,7 +400,7 @@ static void refused_json(void) {
     refuse_json("[{}]", "lodrop.json: dropouts.position", "missing");
     refuse_json("[7]", "lodrop.json: dropouts.position", "missing");
     refuse_json("{}", "lodrop.json: dropouts", "must be a list");
-    refuse_json(ENTRY("lora_a", "column", "0.1", "\"none\""), "lodrop.json: dropouts", "lora_a is not supported");
+    refuse_json(ENTRY("lora_a", "span", "0.1", "\"none\""), "lodrop.json: dropouts", "only column");
     refuse_json(ENTRY("embedding", "element", "0.1", "\"inverted\", \"layers\": \"0\""), "lodrop.json: dropouts",
                 "takes none");
     refuse_json(ENTRY("attn_logit", "column", "0.1", "\"inverted\""), "lodrop.json: dropouts", "only none");

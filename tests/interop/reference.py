@@ -101,17 +101,19 @@ class Masks:
             place.factor = self.dump(layer, module, draw, instance, tokens, n_in).double() / self.keep
 
 
-def backward(model, examples, draws, masks=()):
-    """Mean loss over the targets of all examples, its gradient left in the parameters. masks: Masks and their like."""
+def backward(model, examples, draws, masks=(), instances=1):
+    """Mean loss over the targets of all examples and over instances, its gradient left in the parameters. masks: Masks
+    and their like."""
     model.zero_grad()
     targets = sum(len(tokens) - first_target for tokens, first_target in examples)
     total = 0.0
     for (tokens, first_target), draw in zip(examples, draws, strict=True):
-        for one in masks:
-            one.set(draw, len(tokens) - 1)
-        loss = target_losses(model, tokens, first_target).sum() / targets
-        loss.backward()
-        total += loss.item()
+        for instance in range(instances):
+            for one in masks:
+                one.set(draw, len(tokens) - 1, instance)
+            loss = target_losses(model, tokens, first_target).sum() / targets / instances
+            loss.backward()
+            total += loss.item()
     return total
 
 

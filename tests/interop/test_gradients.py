@@ -4,6 +4,7 @@ import torch
 from activations import ActivationMasks
 from attention import PLAIN, AttentionMasks
 from common import Tokenizer, assert_gradients, assert_relative, text_examples, write_jsonl
+from matrices import POSITIONS, MatrixMasks
 from models import TIED, sentences, write_adapter, write_model
 from philox import epoch_order
 from reference import Masks, adapter_parameters, backward, gradients, load_adapted
@@ -17,25 +18,25 @@ def at_attention(dropped):
 
 
 def drop_masks(model, seed, dropped):
-    """Of attention, loaded as PLAIN, and of activations."""
-    attention = at_attention(dropped)
-    activations = [d for d in dropped if d not in attention]
-    return ([AttentionMasks(model, seed, attention)] if attention else []) + (
-        [ActivationMasks(model, seed, activations)] if activations else [])
+    """Of attention, loaded as PLAIN, of A and B, and of activations."""
+    attention, matrices = at_attention(dropped), [d for d in dropped if d.position in POSITIONS]
+    kinds = [(AttentionMasks, attention), (MatrixMasks, matrices),
+             (ActivationMasks, [d for d in dropped if d not in attention + matrices])]
+    return [kind(model, seed, some) for kind, some in kinds if some]
 
 
-def check_step(context, model, data, examples, init, p=0.1, layers=None, dropped=(), **options):
+def check_step(context, model, data, examples, init, p=0.1, layers=None, dropped=(), instances=None, **options):
     """init: options that say what adapter the step starts from; p: on the input of A, in these layers (None: all);
     dropped: what the options drop elsewhere. The first step of a run visits the first examples of epoch 0's order,
     and numbers them from 0."""
-    options = {"lora_dropout": p, "seed": SEED, **options}
+    options = {"lora_dropout": p, "seed": SEED, **({"instances": instances} if instances else {}), **options}
     output, loss, got = context.train_first_step(model=model, data=data, **init, **options)
     # A learning rate of 0 left the adapter as it was: what was written is what the step started from.
     reference = load_adapted(model, output, attention=PLAIN if at_attention(dropped) else "sdpa")
     masks = [Masks(context, reference, SEED, p, layers)] if p else []
     masks += drop_masks(reference, SEED, dropped)
     visited = epoch_order(SEED, 0, len(examples))[:options["batch_size"] * options.get("grad_accum", 1)]
-    want = backward(reference, [examples[i] for i in visited], range(len(visited)), masks)
+    want = backward(reference, [examples[i] for i in visited], range(len(visited)), masks, instances or 1)
     assert_relative("loss", loss, want, 1e-6)
     worst = assert_gradients(got, gradients(reference), 1e-5)
     return f"loss {loss:.7f}, PyTorch {want:.7f}; {len(got)} gradients, off by {worst:.1e} of the norm at most"

@@ -236,8 +236,30 @@ OPTIONS = [
     ("drop of another compensation", ["--drop", "attn_logit:column:0.1:inverted"], DAMAGED,
      ["--drop", "attn_logit", "column", "inverted", "only none"]),
     ("drop of another pattern", ["--drop", "lora_input:column:0.1"], DAMAGED, ["--drop", "column", "only element"]),
-    *((f"drop at {position}", ["--drop", f"{position}:element:0.1"], DAMAGED, ["--drop", position, "not supported"])
-      for position in ["lora_a", "lora_b"]),
+    ("elements of A", ["--drop", "lora_a:element:0.1"], DAMAGED, ["--drop", "lora_a", "only column"]),
+    ("rows of B by another compensation", ["--drop", "lora_b:column:0.1:inference"], DAMAGED,
+     ["--drop", "lora_b", "only none, inverted"]),
+    ("A and its input", ["--method", "lora-dropout", "--lora-dropout", "0.1"], DAMAGED,
+     ["--lora-dropout", "lora_a:column:0.5:none (--method)", "lora_input:element:0.1:inverted", "both on A in layer 0"]),
+    ("no instances", ["--instances", "0"], DAMAGED, ["--instances", "is 0", "from 1 to 64"]),
+    ("more instances than masks have", ["--instances", "65"], DAMAGED, ["--instances", "is 65", "from 1 to 64"]),
+    ("instances of no dropout", ["--instances", "2"], DAMAGED, ["--instances", "2 of them need a dropout"]),
+    ("instances and a consistency", ["--method", "hiddenkey", "--instances", "2"], DAMAGED,
+     ["--consistency", "kl", "2 instances", "--instances 1"]),
+    ("a method's instances and a consistency", ["--method", "lora-dropout", "--consistency", "js"], DAMAGED,
+     ["--consistency", "js", "4 instances"]),
+    ("adapters in no layers", ["--layers-to-transform", "upper"], DAMAGED,
+     ["--layers-to-transform", "'upper'", "later-half"]),
+    ("adapters in layers beyond the model", ["--layers-to-transform", "1-2"], DAMAGED,
+     ["--layers-to-transform", "layer 2", "layers 0 to 1 only"]),
+    ("a limit that is no memory", ["--memory-limit", "2GB"], DAMAGED, ["--memory-limit", "'2GB'", "GiB"]),
+    ("a limit of words", ["--memory-limit", "MiB"], DAMAGED, ["--memory-limit", "'MiB'"]),
+    ("a limit beyond 64 bits", ["--memory-limit", "99999999999GiB"], DAMAGED, ["--memory-limit", "99999999999GiB"]),
+    ("a limit below 0", ["--memory-limit", "-1MiB"], DAMAGED, ["--memory-limit", "is -1048576"]),
+    ("a limit below the need", ["--memory-limit", "1MiB"], RESOURCE,
+     ["--memory-limit", "is 1 MiB", "MiB are needed:", "--recompute"]),
+    ("a limit below the need of one instance", ["--memory-limit", "1MiB", "--method", "lora-dropout"], RESOURCE,
+     ["--memory-limit", "MiB are needed even for one instance at a time"]),
     ("spans of the embedding", ["--drop", "embedding:span:0.1"], DAMAGED, ["--drop", "span", "only element, column"]),
     ("layers of the embedding", ["--drop", "embedding:element:0.1:inverted:0"], DAMAGED,
      ["--drop", "embedding", "takes none"]),
@@ -372,6 +394,9 @@ def check_adapters(numbers):
         ("adapter with a feature we lack", {"use_dora": True}, ["use_dora", "not supported"]),
         ("adapter of rank 0", {"r": 0}, ["r", "is 0"]),
         ("adapter of another rank", {"r": 4}, ["adapter_model.safetensors", "lora_A", "shape"]),
+        ("adapter in layers with a gap", {"layers_to_transform": [0, 2]}, ["layers_to_transform", "without gaps"]),
+        ("adapter in a layer of no number", {"layers_to_transform": "1"}, ["layers_to_transform", "list of layers"]),
+        ("adapter in a layer beyond all", {"layers_to_transform": 1024}, ["layers_to_transform", "list of layers"]),
         ("adapter with an unknown module", {"target_modules": ["c_attn"]}, ["target_modules", "c_attn"]),
     ]:
         config.write_text(json.dumps({**good_config, **change}))
@@ -413,6 +438,7 @@ def check_recipes(numbers):
     for what, change, words in [
         ("recipe of another consistency", {"consistency": "l2"}, ["consistency", "'l2'"]),
         ("recipe of a consistency without weight", {"consistency": "kl"}, ["consistency_weight", "missing"]),
+        ("recipe of no instances", {"instances": 0}, ["instances", "is 0"]),
         ("recipe of a weight below 0", {"consistency": "js", "consistency_weight": -1}, ["consistency_weight", "-1"]),
     ]:
         recipe.write_text(json.dumps({**good, **change}))
@@ -428,7 +454,8 @@ def check_resume(numbers):
     expect_refusal("a new run over an unfinished one", case.train(), ["output", "checkpoint", "--resume"])
     for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--consistency", "kl"],
                          ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
-                         ["--drop", "attn_logit:column:0.1"], ["--eval-steps", 2], ["--early-stopping-patience", 1]]:
+                         ["--drop", "attn_logit:column:0.1"], ["--eval-steps", 2], ["--early-stopping-patience", 1],
+                         ["--instances", 2], ["--layers-to-transform", "1"]]:
         expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
     expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
@@ -447,7 +474,8 @@ def check_resume(numbers):
                                  ("state.json", with_option(drop=[0.1]), ["state.json", "drop", "list of strings"]),
                                  ("state.json", with_option(drop=[200 * "x"]), ["state.json", "drop", "127"]),
                                  ("state.json", with_option(drop=["x"] * 129), ["state.json", "drop", "128"]),
-                                 ("state.json", with_option(drop=["lora_a:element:0.1"]), ["--drop", "not supported"]),
+                                 ("state.json", with_option(drop=["lora_a:element:0.1"]), ["--drop", "only column"]),
+                                 ("state.json", with_option(instances=0), ["state.json", "instances", "is 0"]),
                                  ("state.json", with_option(method="drop"), ["--method", "'drop'"]),
                                  ("state.json", with_option(mask_per_kv_head=1), ["mask_per_kv_head", "true or false"]),
                                  ("state.json", with_option(metric_for_best_model="f1"), ["best-model", "'f1'"]),

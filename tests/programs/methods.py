@@ -10,6 +10,7 @@ def triple(position, pattern, p, compensation, **more):
 
 
 INPUT, DROPKEY = triple("lora_input", "element", 0.1, "inverted"), triple("attn_logit", "column", 0.1, "none")
+MATRICES = [triple("lora_a", "column", 0.5, "none"), triple("lora_b", "column", 0.5, "none")]
 HIDDENCUT = triple("ffn_output", "element", 0.1, "inverted")
 DROPOUTS = [  # options, and what they amount to
     ([], []),
@@ -18,6 +19,10 @@ DROPOUTS = [  # options, and what they amount to
     (["--method", "lora-input-dropout", "--lora-dropout", "0.3"], [{**INPUT, "p": 0.3}]),
     (["--lora-dropout", "0.1"], [INPUT]),
     (["--drop", "lora_input:element:0.1"], [INPUT]),
+    (["--method", "lora-dropout"], MATRICES),
+    (["--method", "lora-dropout", "--rate", "0.25"], [{**d, "p": 0.25} for d in MATRICES]),
+    (["--drop", "lora_a:column:0.2:inverted:1", "--drop", "lora_b:column:0.3"],
+     [triple("lora_a", "column", 0.2, "inverted", layers="1"), triple("lora_b", "column", 0.3, "none")]),
     (["--method", "dropkey"], [DROPKEY]),
     (["--method", "dropkey", "--rate", "0.5"], [{**DROPKEY, "p": 0.5}]),
     (["--method", "dropkey", "--lora-dropout", "0.1"], [DROPKEY, INPUT]),
@@ -100,6 +105,57 @@ def check_consistency(options, dropouts, consistency, model, data, output):
            "divergence" not in line, line)
 
 
+INSTANCES = [  # options, and instances; the field is left out where there is one
+    (["--method", "lora-dropout"], 4), (["--method", "lora-dropout", "--instances", "1"], 1),
+    (["--method", "lora-dropout", "--instances", "7"], 7), (["--method", "dropkey"], 1),
+    (["--method", "dropkey", "--instances", "2"], 2), (["--drop", "lora_a:column:0.5"], 1), ([], 1),
+]
+
+
+def check_instances(options, instances, model, data, output):
+    what = " ".join(options) or "no options"
+    config = json.loads(must(train(model, data, output, *options, "--print-config")).stdout)
+    expect(f"{what}: instances of --print-config", config["instances"] == instances, config)
+    must(train(model, data, output, *options, "--max-steps", 1))
+    recipe = json.loads((output / "lodrop.json").read_text())
+    expect(f"{what}: instances of lodrop.json", recipe.get("instances", 1) == instances, recipe)
+    expect(f"{what}: one instance is not written", instances > 1 or "instances" not in recipe, recipe)
+
+
+def check_alpha(folder, model, data):
+    """lora_alpha has the expected masks in it, with a pattern where layers differ; lodrop.json has what was trained."""
+    modules = {"self_attn": ["q_proj", "v_proj"]}
+    for name, options, alpha, pattern in [
+        ("default", ["--method", "lora-dropout"], 4, {}),
+        ("rates", ["--drop", "lora_a:column:0.25", "--drop", "lora_b:column:0.5"], 6, {}),
+        ("inverted", ["--drop", "lora_a:column:0.25:inverted", "--drop", "lora_b:column:0.5"], 8, {}),
+        ("a layer", ["--drop", "lora_b:column:0.5:none:1"], 16, {1: 8}),
+        ("the only layer", ["--drop", "lora_b:column:0.5:none:1", "--layers-to-transform", "1"], 8, {}),
+    ]:
+        output = folder / f"alpha {name}"
+        must(train(model, data, output, *options, "--max-steps", 1))
+        config, recipe = (json.loads((output / f"{file}.json").read_text()) for file in ("adapter_config", "lodrop"))
+        wanted = {f"model.layers.{layer}.{block}.{module}": value for layer, value in pattern.items()
+                  for block, names in modules.items() for module in names}
+        expect(f"alpha, {name}: adapter_config.json", config["lora_alpha"] == alpha and
+               config["alpha_pattern"] == wanted, config)
+        expect(f"alpha, {name}: lodrop.json", recipe["lora_alpha"] == 16, recipe)
+        again = folder / f"alpha {name} again"
+        must(train(model, data, again, "--adapter", output, *options[:2], "--max-steps", 1))
+        recipe = json.loads((again / "lodrop.json").read_text())
+        expect(f"alpha, {name}: a run that continues it", recipe["lora_alpha"] == 16, recipe)
+
+
+def check_layers(folder, model, data):
+    """PEFT's list of layers; --adapter takes it over."""
+    first, second = folder / "layers 1", folder / "layers 2"
+    must(train(model, data, first, "--layers-to-transform", "later-half", "--max-steps", 1))
+    must(train(model, data, second, "--adapter", first, "--max-steps", 1))
+    for output in first, second:
+        config = json.loads((output / "adapter_config.json").read_text())
+        expect(f"{output.name}: layers_to_transform", config["layers_to_transform"] == [1], config)
+
+
 def check_layers_of_input(model, data, output):
     """PEFT has no word for other rates in other layers."""
     options = ["--drop", "lora_input:element:0.1:inverted:1"]
@@ -114,6 +170,10 @@ folder = scratch()
 MODEL, DATA = write_model(folder / "model"), write_texts(folder / "texts.jsonl", count=10)
 for number, (options, dropouts) in enumerate(DROPOUTS):
     check(options, dropouts, MODEL, DATA, folder / f"output{number}")
+for number, (options, instances) in enumerate(INSTANCES):
+    check_instances(options, instances, MODEL, DATA, folder / f"instances{number}")
+check_alpha(folder, MODEL, DATA)
+check_layers(folder, MODEL, DATA)
 check_layers_of_input(MODEL, DATA, folder / "layers")
 check_models_own(folder, DATA)
 for number, (options, dropouts, consistency) in enumerate(CONSISTENCIES):

@@ -5,6 +5,7 @@ split, with and without recompute, stopped and resumed, from every compiler.
     LODROP_OTHER_BUILDS  further build folders, parted by blanks: other compilers, other optimisation levels
 """
 import random
+import re
 
 from harness import (QEMU, adapter, expect, finish, metrics, must, other_builds, qemu_build, resume, scratch,
                      shared_data, simd_isas, skip_missing_isas, train, write_completions, write_lines, write_model,
@@ -22,14 +23,19 @@ HIDDENKEY = ["--method", "hiddenkey", "--rate", "0.2"]
 R_DROP = ["--method", "r-drop", "--consistency-weight", "1", "--lora-dropout", "0.1"]
 JS = ["--drop", "attn_weight:element:0.2:inverted:1", "--drop", "ffn_middle:column:0.2:inverted:1",
       "--consistency", "js", "--consistency-weight", "1"]
+LORA_DROPOUT = ["--method", "lora-dropout"]
+INSTANCES = ["--drop", "lora_a:column:0.3:inverted:1", "--drop", "lora_b:column:0.5:none:1", "--instances", "3",
+             "--layers-to-transform", "0-1"]
+EMBEDDING_INSTANCES = ["--method", "dropkey", "--drop", "embedding:element:0.1", "--instances", "2"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
 
 
 class Subject:
     """A model and data, and the run that all others must equal."""
 
-    def __init__(self, folder, name, model, data, *options, method=INPUT_DROPOUT):
-        self.folder, self.name, self.model, self.data = folder / name.replace(" ", "-"), name, model, data
+    def __init__(self, folder, name, model, data, *options, method=INPUT_DROPOUT, instances=1):
+        self.instances, self.folder, self.name, self.model, self.data = (
+            instances, folder / name.replace(" ", "-"), name, model, data)
         self.folder.mkdir()
         self.options = [*method, "--target-modules", "all-linear", "--max-steps", str(STEPS), *options]
         self.base = self.train("base", *ONE_BATCH, "--threads", "1")
@@ -63,6 +69,26 @@ def check_splits(subject):
     }
     for what, options in variants.items():
         subject.expect_same(what, subject.train(what, *options))
+
+
+def check_widths(subject):
+    """Instances at a time, as memory lets them: what one needs is told where it is not there."""
+    def limited(kib):
+        output = subject.folder / f"limit {kib}"
+        return output, train(subject.model, subject.data, output, *subject.options, *ONE_BATCH, "--memory-limit",
+                             f"{kib}KiB")
+
+    need = 1024 * int(re.search(r"(\d+) MiB are needed", limited(1024)[1].stderr)[1])
+    seen = set()
+    for kib in range(need, need + 64 * 256, 256):
+        output, done = limited(kib)
+        width = int(re.search(r"(\d+) at a time", must(done).stderr)[1])
+        if width not in seen:
+            subject.expect_same(f"{width} at a time", output)
+        seen.add(width)
+        if width == subject.instances:
+            break
+    expect(f"{subject.name}: all widths", {1, subject.instances} <= seen, seen)
 
 
 def check_isas(subject, isas):
@@ -118,6 +144,7 @@ def check_rate_of_0(folder, model, data):
                           ("hiddenkey-minus", ["--method", "hiddenkey-minus", "--rate", "0"]),
                           ("activations", ["--drop", "hidden:element:0:inference", "--drop", "ffn_middle:span:0",
                                            "--drop", "embedding:column:0"]),
+                          ("lora-dropout", ["--method", "lora-dropout", "--rate", "0"]),
                           ("input", ["--drop", "lora_input:element:0"])]:
         subject.expect_same(f"{what} of rate 0", subject.train(what, *ONE_BATCH, *options))
 
@@ -168,6 +195,10 @@ def subjects(folder):
                     Subject(folder, "hiddenkey", model, completions, method=HIDDENKEY),
                     Subject(folder, "r-drop", model, texts, method=R_DROP),
                     Subject(folder, "js", model, texts, method=JS),
+                    Subject(folder, "lora dropout", model, completions, method=LORA_DROPOUT, instances=4),
+                    Subject(folder, "instances", model, texts, method=INSTANCES, instances=3),
+                    Subject(folder, "instances of the embedding", model, texts, method=EMBEDDING_INSTANCES,
+                            instances=2),
                     Subject(folder, "activations", model, completions, method=ACTIVATIONS),
                     Subject(folder, "dropattention", model, completions, method=DROPATTENTION)]:
         check_ref(subject)
@@ -182,6 +213,7 @@ def subjects(folder):
         yield Subject(folder, "stories pairs", found[0], pairs)
         yield Subject(folder, "stories dropkey", found[0], plain, "--max-length", "160", method=DROPKEY)
         yield Subject(folder, "stories hiddenkey", found[0], plain, "--max-length", "96", method=HIDDENKEY)
+        yield Subject(folder, "stories lora dropout", found[0], plain, "--max-length", "96", method=LORA_DROPOUT)
         yield Subject(folder, "stories activations", found[0], plain, "--max-length", "96", method=ACTIVATIONS)
 
 
@@ -190,6 +222,8 @@ skip_missing_isas("same bits", lacking)
 builds, qemu = other_builds("same bits, other compilers"), qemu_build("same bits, NEON")
 for subject in subjects(scratch()):
     check_splits(subject)
+    if subject.instances > 1:
+        check_widths(subject)
     check_isas(subject, isas)
     check_resume(subject, isas)
     check_builds(subject, builds)
