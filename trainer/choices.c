@@ -212,16 +212,13 @@ static bool score_all(struct choices_result *result, struct scorer *s, const str
     return true;
 }
 
-static bool prepare(struct scorer *s, const struct model *model, const struct lora *lora, unsigned threads, fault *f) {
+static bool prepare(struct scorer *s, const struct model *model, const struct lora *lora,
+                    const struct evaluation_manner *manner, fault *f) {
     struct arena measuring = {0};
     carve(s, &measuring);
     size_t tokens = s->extent.tokens;
-    struct llama_limits limits = {.mode = LLAMA_FORWARD,
-                                  .tokens = tokens,
-                                  .targets = tokens,
-                                  .length = s->extent.length,
-                                  .slots = tokens,
-                                  .threads = threads};
+    struct llama_limits limits = evaluation_limits(manner, tokens, s->extent.length);
+    limits.slots = tokens;
     if (!memory_take(&s->memory, measuring.peak, "the scores of choices", f) || !batch_make(&s->batch, tokens, 1, f) ||
         !llama_open(&s->llama, model, lora, &limits, f)) {
         return false;
@@ -237,10 +234,10 @@ static bool prepare(struct scorer *s, const struct model *model, const struct lo
 }
 
 bool choices_score(struct choices_result *result, const struct model *model, const struct lora *lora,
-                   const struct dataset *data, unsigned threads, fault *f) {
+                   const struct dataset *data, const struct evaluation_manner *manner, fault *f) {
     *result = (struct choices_result){0};
     struct scorer s = {.vocabulary = model->config.vocab_size, .extent = measure(data)};
-    bool done = prepare(&s, model, lora, threads, f) && score_all(result, &s, data, f);
+    bool done = prepare(&s, model, lora, manner, f) && score_all(result, &s, data, f);
     llama_close(s.llama);
     batch_free(&s.batch);
     free(s.memory);

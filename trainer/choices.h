@@ -5,6 +5,7 @@
 
 #include "calibration.h"
 #include "dataset.h"
+#include "evaluate.h"
 #include "lora.h"
 #include "model.h"
 
@@ -15,6 +16,6 @@ struct choices_result {
 };
 
 bool choices_score(struct choices_result *result, const struct model *model, const struct lora *lora,
-                   const struct dataset *data, unsigned threads, fault *f);
+                   const struct dataset *data, const struct evaluation_manner *manner, fault *f);
 
 #endif

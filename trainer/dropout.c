@@ -7,7 +7,7 @@
 
 #include "library.h"
 
-static const char PROGRAM[] = "lodrop-train", DROP[] = "--drop";
+static const char DROP[] = "--drop";
 
 // --- What can be trained with ---
 
@@ -177,10 +177,10 @@ static bool understand(struct dropout *d, const struct words *w, fault *f) {
 
 // --- Text ---
 
-bool dropout_parse(struct dropout *d, const char *text, fault *f) {
+bool dropout_parse(struct dropout *d, const char *text, const char *program, fault *f) {
     char copy[DROPOUT_TEXT], field[DROPOUT_TEXT + sizeof DROP], *part[5] = {copy}, *end;
     if (strlen(text) >= sizeof copy) {
-        return fault_set(f, FAULT_INPUT, PROGRAM, DROP, "'%.32s...' is longer than %d bytes", text, DROPOUT_TEXT - 1);
+        return fault_set(f, FAULT_INPUT, program, DROP, "'%.32s...' is longer than %d bytes", text, DROPOUT_TEXT - 1);
     }
     strcpy(copy, text);
     snprintf(field, sizeof field, "%s %s", DROP, text);
@@ -193,17 +193,17 @@ bool dropout_parse(struct dropout *d, const char *text, fault *f) {
         parts++;
     }
     if (parts < 3 || parts > 5) {
-        return fault_set(f, FAULT_INPUT, PROGRAM, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]");
+        return fault_set(f, FAULT_INPUT, program, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]");
     }
     struct words w = {.position = part[0],
                       .pattern = part[1],
                       .compensation = part[3],
                       .layers = part[4],
                       .p = strtod(part[2], &end),
-                      .file = PROGRAM,
+                      .file = program,
                       .field = field};
     if (end == part[2] || *end) {
-        return fault_set(f, FAULT_INPUT, PROGRAM, field, "'%s' is not a number", part[2]);
+        return fault_set(f, FAULT_INPUT, program, field, "'%s' is not a number", part[2]);
     }
     return understand(d, &w, f);
 }
@@ -213,6 +213,10 @@ void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d) {
     layers_print(layers, &d->layers);
     snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s", POSITION_WORDS.word[d->position], PATTERN_WORDS.word[d->pattern],
              d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers);
+}
+
+bool dropout_is_of_matrix(const struct dropout *d) {
+    return d->position == DROPOUT_LORA_A || d->position == DROPOUT_LORA_B;
 }
 
 bool dropout_has_key_set(const struct dropout *d) {
@@ -329,7 +333,7 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
         }
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", METHODS[i].name);
     }
-    return fault_set(f, FAULT_INPUT, PROGRAM, "--method", "'%s' is not one of %s", name, list);
+    return fault_set(f, FAULT_INPUT, "lodrop-train", "--method", "'%s' is not one of %s", name, list);
 }
 
 // --- What layers draw ---

@@ -56,10 +56,13 @@ struct dropouts {
 const char *dropout_rate_refusal(double p);
 
 // An argument of --drop. A compensation that is left out is the usual one of position and pattern.
-bool dropout_parse(struct dropout *d, const char *text, fault *f);
+bool dropout_parse(struct dropout *d, const char *text, const char *program, fault *f);
 
 // All of it but the option: "attn_logit:column:0.1:none:12-23".
 void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d);
+
+// Of columns of A or rows of B.
+bool dropout_is_of_matrix(const struct dropout *d);
 
 // A mask of keys that all queries of a head share: only there it is a question whose head.
 bool dropout_has_key_set(const struct dropout *d);

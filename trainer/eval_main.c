@@ -1,6 +1,7 @@
 // lodrop-eval: the loss of a model, with or without an adapter, on held-out data.
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "evaluate.h"
 #include "file.h"
@@ -10,7 +11,9 @@
 struct eval_options {
     char model[OPTION_TEXT_SIZE], adapter[OPTION_TEXT_SIZE], data[OPTION_TEXT_SIZE], dump_logits[OPTION_TEXT_SIZE];
     char reliability[OPTION_TEXT_SIZE];
-    int64_t max_length, threads;
+    char ensemble_of[OPTION_TEXT_SIZE];
+    struct option_list drop;
+    int64_t max_length, threads, ensemble, seed;
     bool json;
 };
 
@@ -21,6 +24,12 @@ static const struct option LIST[] = {
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "PEFT folder of a LoRA adapter (default: none)"},
     {"data", OPTION_TEXT, AT(data), 0, 0, "FILE", ".jsonl or plain text"},
     {"max-length", OPTION_INTEGER, AT(max_length), 2, 1048576, "N", "tokens of the longest sequence (default 512)"},
+    {"ensemble", OPTION_INTEGER, AT(ensemble), 1, ADAPTER_MAX_INSTANCES, "N",
+     "the mean over N instances of LoRA Dropout, not the mean adapter (see below)"},
+    {"ensemble-of", OPTION_TEXT, AT(ensemble_of), 0, 0, "WHAT", "the mean of logits (default) or of probabilities"},
+    {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT",
+     "of the ensemble, instead of those the adapter was trained with; may be repeated"},
+    {"seed", OPTION_INTEGER, AT(seed), 0, 9.2e18, "N", "of the ensemble's masks (default 0)"},
     {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
     {"json", OPTION_SWITCH, AT(json), 0, 0, NULL, "print one JSON object"},
     {"reliability", OPTION_TEXT, AT(reliability), 0, 0, "FILE",
@@ -40,6 +49,15 @@ static const struct option_table TABLE = {
              "  {\"prompt\": \"...\", \"choices\": [\"...\"], \"label\": 0}    which choice is likeliest, and the "
              "right one's loss\n"
              "Any other file is plain text, cut into blocks of --max-length tokens.\n\n"
+             "An adapter trained with lora_a or lora_b dropped is evaluated without masks, as the adapter that they\n"
+             "expect. --ensemble N draws N masks, others than those of training, and takes the mean of what N such\n"
+             "adapters predict (arXiv 2404.09610). So dropout acts\n"
+             "  in training only         lodrop-train --method lora-dropout, lodrop-eval without --ensemble\n"
+             "  in training and at test  the same adapter, lodrop-eval --ensemble 4\n"
+             "  at test only             lodrop-train --method lora, lodrop-eval --ensemble 4\n"
+             "                           --drop lora_a:column:0.5 --drop lora_b:column:0.5\n"
+             "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]] or the same of lora_b; COMPENSATION is none, or\n"
+             "inverted: what is kept is divided by 1 - P.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
@@ -54,12 +72,43 @@ struct eval_run {
     struct lora lora;
 };
 
-static bool load_adapter(struct eval_run *r, const char *folder, fault *f) {
-    struct lora_options options = {.leaves = 1};
+// The adapter's own dropouts of A and B, or those of --drop in their place; dropout on the input is of training alone.
+static bool choose_ensemble(struct dropouts *d, const struct eval_options *o, fault *f) {
+    size_t kept = 0, ours = 0;
+    for (size_t i = 0; i < d->count; i++) {
+        bool matrix = dropout_is_of_matrix(&d->list[i]);
+        if (matrix ? !o->drop.count : d->list[i].position != DROPOUT_LORA_INPUT) {
+            d->list[kept++] = d->list[i];
+            ours += matrix;
+        }
+    }
+    for (size_t i = 0; i < o->drop.count; i++) {
+        if (kept == DROPOUT_MOST) {
+            return fault_set(f, FAULT_INPUT, TABLE.program, "--drop", "more than %d dropouts", DROPOUT_MOST);
+        }
+        if (!dropout_parse(&d->list[kept], o->drop.text[i], TABLE.program, f)) {
+            return false;
+        }
+        if (!dropout_is_of_matrix(&d->list[kept++])) {
+            return fault_set(f, FAULT_INPUT, TABLE.program, "--drop", "%s: an ensemble drops lora_a and lora_b only",
+                             o->drop.text[i]);
+        }
+        ours++;
+    }
+    d->count = kept;
+    return ours || fault_set(f, FAULT_INPUT, TABLE.program, "--ensemble",
+                             "the adapter was trained without dropout of A or B: say with --drop what to drop");
+}
+
+static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {
+    const char *folder = o->adapter;
+    struct lora_options options = {.leaves = 1, .domain = LOD_DOMAIN_EVAL, .instances = (size_t)o->ensemble};
     char path[FILE_PATH_MAX];
     if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
         !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
-        !dropouts_place(&r->dropouts, r->model.config.layers, &r->recipe.dropouts, r->recipe.seed, path, f)) {
+        (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f)) ||
+        !dropouts_place(&r->dropouts, r->model.config.layers, &r->recipe.dropouts, (uint64_t)o->seed,
+                        o->drop.count ? TABLE.program : path, f)) {
         return false;
     }
     options.dropouts = r->dropouts;
@@ -74,7 +123,7 @@ static bool load(struct eval_run *r, struct eval_options *o, bool length_asked, 
     struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = c->vocab_size};
     return tokenizer_load(&r->tokenizer, o->model, f) && tokenizer_fits(r->tokenizer, c->vocab_size, f) &&
            dataset_read(&r->data, o->data, r->tokenizer, &limits, f) &&
-           wisdom_read((unsigned)o->threads, f) && (!*o->adapter || load_adapter(r, o->adapter, f));
+           wisdom_read((unsigned)o->threads, f) && (!*o->adapter || load_adapter(r, o, f));
 }
 
 static bool print(const struct evaluation *e, bool as_json, fault *f) {
@@ -102,18 +151,36 @@ static bool can_draw(const struct eval_run *r, const struct eval_options *o, fau
            fault_set(f, FAULT_INPUT, o->data, NULL, "--reliability needs data with choices");
 }
 
+static bool check_ensemble(struct evaluation_manner *manner, const struct eval_options *o, option_set given, fault *f) {
+    static const char *const parts[] = {"ensemble-of", "drop", "seed"};
+    for (size_t i = 0; !o->ensemble && i < sizeof parts / sizeof *parts; i++) {
+        if (options_given(&TABLE, given, parts[i])) {
+            char flag[64];
+            snprintf(flag, sizeof flag, "--%s", parts[i]);
+            return fault_set(f, FAULT_USAGE, TABLE.program, flag, "is of an ensemble: needs --ensemble");
+        }
+    }
+    if (o->ensemble && !*o->adapter) {
+        return fault_set(f, FAULT_USAGE, TABLE.program, "--ensemble", "is of an adapter: needs --adapter");
+    }
+    manner->mean = strcmp(o->ensemble_of, "probabilities") == 0 ? LLAMA_MEAN_PROBABILITIES : LLAMA_MEAN_LOGITS;
+    return manner->mean == LLAMA_MEAN_PROBABILITIES || strcmp(o->ensemble_of, "logits") == 0 ||
+           fault_set(f, FAULT_INPUT, TABLE.program, "--ensemble-of", "'%s' is not logits or probabilities",
+                     o->ensemble_of);
+}
+
 static bool run(struct eval_run *r, struct eval_options *o, option_set given, fault *f) {
     struct evaluation result;
     const struct lora *lora = *o->adapter ? &r->lora : NULL;
-    return load(r, o, options_given(&TABLE, given, "max-length"), f) && can_draw(r, o, f) &&
-           evaluate(&result, EVALUATE_ALL, &r->model, lora, &r->data, (unsigned)o->threads, f) &&
-           (!*o->dump_logits ||
-            evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, (unsigned)o->threads, f)) &&
+    struct evaluation_manner manner = {.threads = (unsigned)o->threads, .ensemble = o->ensemble > 0};
+    return check_ensemble(&manner, o, given, f) && load(r, o, options_given(&TABLE, given, "max-length"), f) &&
+           can_draw(r, o, f) && evaluate(&result, EVALUATE_ALL, &r->model, lora, &r->data, &manner, f) &&
+           (!*o->dump_logits || evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, &manner, f)) &&
            (!*o->reliability || calibration_draw(&result.answers, o->reliability, f)) && print(&result, o->json, f);
 }
 
 int main(int argc, char **argv) {
-    static struct eval_options options = {.max_length = 512};
+    static struct eval_options options = {.max_length = 512, .ensemble_of = "logits"};
     static const char *const required[] = {"model", "data", NULL};
     static struct eval_run r;
     option_set given;

@@ -49,11 +49,19 @@ static bool sum_losses(double *sum, size_t *targets, struct llama *l, struct bat
     return true;
 }
 
+struct llama_limits evaluation_limits(const struct evaluation_manner *manner, size_t tokens, size_t length) {
+    return (struct llama_limits){.mode = manner->ensemble ? LLAMA_ENSEMBLE : LLAMA_FORWARD,
+                                 .mean = manner->mean,
+                                 .tokens = tokens,
+                                 .targets = tokens,
+                                 .length = length,
+                                 .threads = manner->threads};
+}
+
 static bool evaluate_sequences(double *sum, size_t *targets, const struct model *model, const struct lora *lora,
-                               const struct dataset *data, unsigned threads, fault *f) {
+                               const struct dataset *data, const struct evaluation_manner *manner, fault *f) {
     size_t longest = longest_example(data), capacity = longest > TOKENS ? longest : TOKENS;
-    struct llama_limits limits = {
-        .mode = LLAMA_FORWARD, .tokens = capacity, .targets = capacity, .length = longest, .threads = threads};
+    struct llama_limits limits = evaluation_limits(manner, capacity, longest);
     struct llama *l = NULL;
     struct batch b = {0};
     float *loss = malloc(capacity * sizeof *loss);
@@ -66,19 +74,19 @@ static bool evaluate_sequences(double *sum, size_t *targets, const struct model 
 }
 
 bool evaluate(struct evaluation *result, enum evaluation_extent extent, const struct model *model,
-              const struct lora *lora, const struct dataset *data, unsigned threads, fault *f) {
+              const struct lora *lora, const struct dataset *data, const struct evaluation_manner *manner, fault *f) {
     bool choices = extent == EVALUATE_ALL && data->kind == DATASET_CHOICE;
     *result = (struct evaluation){.examples = data->count, .has_answers = choices};
     double sum = 0;
     if (choices) {
         struct choices_result scored;
-        if (!choices_score(&scored, model, lora, data, threads, f)) {
+        if (!choices_score(&scored, model, lora, data, manner, f)) {
             return false;
         }
         sum = scored.sum;
         result->targets = scored.targets;
         result->answers = scored.answers;
-    } else if (!evaluate_sequences(&sum, &result->targets, model, lora, data, threads, f)) {
+    } else if (!evaluate_sequences(&sum, &result->targets, model, lora, data, manner, f)) {
         return false;
     }
     result->loss = sum / (double)result->targets;
@@ -124,10 +132,9 @@ static bool all_logits(struct tensor_source *tensors, char (*names)[32], struct 
 }
 
 bool evaluate_dump_logits(const char *path, const struct model *model, const struct lora *lora,
-                          const struct dataset *data, unsigned threads, fault *f) {
+                          const struct dataset *data, const struct evaluation_manner *manner, fault *f) {
     size_t longest = longest_example(data);
-    struct llama_limits limits = {
-        .mode = LLAMA_FORWARD, .tokens = longest, .targets = longest, .length = longest, .threads = threads};
+    struct llama_limits limits = evaluation_limits(manner, longest, longest);
     struct llama *l = NULL;
     struct batch b = {0};
     struct tensor_source *tensors = calloc(data->count, sizeof *tensors);

@@ -5,10 +5,6 @@
 #include "library.h"
 #include "llama_state.h"
 
-static size_t token_count(const struct llama_batch *b) {
-    return b->rows.start[b->rows.count];
-}
-
 // --- One operation each, on contiguous tensors ---
 
 static lod_rmsnorm_args norm_args(const struct llama *l, size_t tokens, const float *x, const float *g, float *rstd) {
@@ -25,15 +21,14 @@ static lod_rmsnorm_args norm_args(const struct llama *l, size_t tokens, const fl
                               .lddx = C};
 }
 
-static bool norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
+bool llama_norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f) {
     lod_rmsnorm_args args = norm_args(l, tokens, x, g, rstd);
     args.y = y;
     lod_error err;
     return library_done(lod_rmsnorm_forward(l->rowwise, &args, &err), &err, f);
 }
 
-// dx = add + the gradient of norm at x; dx may be add.
-static bool norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
+bool llama_norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
                           const float *add, float *dx, fault *f) {
     lod_rmsnorm_args args = norm_args(l, tokens, x, g, rstd);
     args.dy = dy;
@@ -55,7 +50,7 @@ static bool drop(struct llama *l, const struct llama_batch *b, const lod_dropout
     lod_dropout_add_args args = {.rows = b->rows,
                                  .width = width,
                                  .dropout = *d,
-                                 .inference = l->limits.mode == LLAMA_FORWARD,
+                                 .inference = l->limits.mode < LLAMA_BRANCH,
                                  .x = x,
                                  .ldx = width,
                                  .add = add,
@@ -80,7 +75,7 @@ static bool drop_gradient(struct llama *l, const struct llama_batch *b, const lo
 
 static bool rope(struct llama *l, const struct llama_batch *b, size_t heads, float *x, bool inverse, fault *f) {
     size_t D = l->model->config.head_dim;
-    lod_rope_args args = {.tokens = token_count(b),
+    lod_rope_args args = {.tokens = llama_tokens(b),
                           .heads = heads,
                           .head_dim = D,
                           .x = x,
@@ -106,14 +101,16 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
                              .lddx = n_in};
     struct lora_module *m = lora_find(l->lora, layer, i);
     if (m) {
-        bool drops = l->limits.mode != LLAMA_FORWARD;
+        bool drops = l->limits.mode > LLAMA_FORWARD;
         args.rank = l->lora->rank;
         args.scale = l->lora->scale * (drops ? 1 : m->mean);
         args.a = m->a;
         args.bt = m->bt;
         args.u = l->layers[layer].u[i];
-        if (drops) {
+        if (l->limits.mode >= LLAMA_BRANCH) {
             args.dropout = m->dropout;
+        }
+        if (drops) {
             args.lora_a = m->lora_a;
             args.lora_b = m->lora_b;
             args.lora_a.draw = args.lora_b.draw = b->step;
@@ -166,7 +163,7 @@ static lod_attention_args attention_args(const struct llama *l, unsigned layer) 
     const struct model_config *c = &l->model->config;
     const struct layer_state *s = &l->layers[layer];
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
-    bool drops = l->limits.mode != LLAMA_FORWARD;
+    bool drops = l->limits.mode >= LLAMA_BRANCH;
     return (lod_attention_args){.causal = true,
                                 .scale = 1 / sqrt((double)c->head_dim),
                                 .dropout = drops ? llama_dropouts(l, layer)->attention : (lod_dropout){0},
@@ -250,8 +247,8 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
     const float *x = llama_input(l, layer); // [T][C]
     const lod_dropout *dropout = &llama_dropouts(l, layer)->attention_output;
     float *h = l->forward.h;
-    size_t T = token_count(b), C = c->hidden_size;
-    return norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) && // h       [T][C]
+    size_t T = llama_tokens(b), C = c->hidden_size;
+    return llama_norm(l, T, x, w->attention_norm, s->attention_rstd, h, f) && // h       [T][C]
            linear(l, b, layer, ADAPTER_Q_PROJ, h, s->q, f) &&           // q       [T][H][D]
            linear(l, b, layer, ADAPTER_K_PROJ, h, s->k, f) &&           // k       [T][G][D]
            linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&           // v       [T][G][D]
@@ -260,7 +257,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
            attend(l, b, layer, f) &&                                    // o       [T][H][D]
            linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&   // middle  [T][C]
            drop(l, b, dropout, C, s->middle, x, s->middle, f) &&        // middle = x + D middle
-           norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]
+           llama_norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]
            linear(l, b, layer, ADAPTER_GATE_PROJ, h, s->gate, f) &&     // gate    [T][F]
            linear(l, b, layer, ADAPTER_UP_PROJ, h, s->up, f);           // up      [T][F]
 }
@@ -269,7 +266,7 @@ static bool layer_forward(struct llama *l, const struct llama_batch *b, unsigned
     struct layer_state *s = &l->layers[layer];
     const struct layer_dropouts *d = llama_dropouts(l, layer);
     float *next = l->x[layer + 1], *act = l->forward.act;
-    size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
+    size_t T = llama_tokens(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
     return layer_kept(l, b, layer, f) && silu_mul(l, T * F, s, act, f) && // act   [T][F]
            drop_some(l, b, &d->ffn_middle, F, act, f) &&                  // act = D act
            linear(l, b, layer, ADAPTER_DOWN_PROJ, act, next, f) &&        // next  [T][C]
@@ -285,20 +282,8 @@ static bool layers_forward(struct llama *l, const struct llama_batch *b, unsigne
     return true;
 }
 
-bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
-    const struct model_config *c = &l->model->config;
-    size_t T = token_count(b), C = c->hidden_size;
-    for (size_t t = 0; t < T; t++) {
-        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
-    }
-    l->shared = T;
-    l->joined = 0;
-    return (l->fork == 0 || drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) && // x = D x
-           layers_forward(l, b, 0, l->fork, f);
-}
-
 bool llama_fork(struct llama *l, const struct llama_batch *b, fault *f) {
-    size_t C = l->model->config.hidden_size, T = token_count(b);
+    size_t C = l->model->config.hidden_size, T = llama_tokens(b);
     const struct layer_dropouts *first = llama_dropouts(l, 0);
     for (size_t t = 0; l->stacked && t < T; t += l->shared) {
         memcpy(l->stacked + t * C, l->x[l->fork], l->shared * C * sizeof(float));
@@ -307,8 +292,34 @@ bool llama_fork(struct llama *l, const struct llama_batch *b, fault *f) {
            layers_forward(l, b, l->fork, l->model->config.layers, f);
 }
 
-// The second branch, up to the last layer's output; the layers below the first mask are those of the first branch.
-static bool branch_forward(struct llama *l, const struct llama_batch *b, fault *f) {
+// Every instance of the batch, its last hidden states behind those of the one before.
+static bool run_ensemble(struct llama *l, const struct llama_batch *b, fault *f) {
+    const struct model_config *c = &l->model->config;
+    struct llama_batch one = *b;
+    for (size_t k = 0; l->forks && k < l->lora->instances; k++) {
+        one.rows.instance = memset(l->instance, (int)k, b->rows.count);
+        l->x[c->layers] = l->outputs + k * l->rows * c->hidden_size;
+        if (!llama_fork(l, &one, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
+    const struct model_config *c = &l->model->config;
+    size_t T = llama_tokens(b), C = c->hidden_size;
+    for (size_t t = 0; t < T; t++) {
+        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
+    }
+    l->shared = T;
+    l->joined = 0;
+    return (l->fork == 0 || drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) && // x = D x
+           layers_forward(l, b, 0, l->fork, f) && (l->limits.mode != LLAMA_ENSEMBLE || run_ensemble(l, b, f));
+}
+
+// The layers below the first mask are those of the first branch.
+bool llama_branch_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     struct llama *other = l->branch;
     struct llama_batch second = *b;
     second.rows.instance = memset(other->instance, 1, b->rows.count); // scratch, too: every time
@@ -316,83 +327,8 @@ static bool branch_forward(struct llama *l, const struct llama_batch *b, fault *
         return llama_forward(other, &second, f);
     }
     unsigned first = l->lora->fork;
-    memcpy(other->x[first], l->x[first], token_count(b) * l->model->config.hidden_size * sizeof(float));
+    memcpy(other->x[first], l->x[first], llama_tokens(b) * l->model->config.hidden_size * sizeof(float));
     return layers_forward(other, &second, first, l->model->config.layers, f);
-}
-
-// x [n][C] of the tokens row[0 .. n-1] after the last layer, and h [n][C], normalised: only they meet the vocabulary.
-static bool gather(struct llama *l, struct loss_scratch *s, size_t n, const uint32_t *row, fault *f) {
-    const struct model_config *c = &l->model->config;
-    const float *x = l->x[c->layers];
-    size_t C = c->hidden_size;
-    for (size_t i = 0; i < n; i++) {
-        memcpy(s->x + i * C, x + row[i] * C, C * sizeof(float));
-    }
-    return norm(l, n, s->x, l->model->final_norm, s->rstd, s->h, f);
-}
-
-bool llama_logits(struct llama *l, size_t n, const uint32_t *row, float *logits, fault *f) {
-    size_t C = l->model->config.hidden_size;
-    const size_t start[] = {0, n};
-    lod_lowrank_args args = {.rows = {.count = 1, .start = start},
-                             .x = l->last.h,
-                             .ldx = C,
-                             .w = l->model->head,
-                             .y = logits,
-                             .ldy = l->model->config.vocab_size};
-    lod_error err;
-    return gather(l, &l->last, n, row, f) &&
-           library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
-}
-
-// The gradient at the rows of s, in the place of its h, into dx.
-static bool scatter(struct llama *l, struct loss_scratch *s, size_t n, const uint32_t *row, fault *f) {
-    size_t C = l->model->config.hidden_size;
-    if (!norm_backward(l, n, s->x, l->model->final_norm, s->rstd, s->dh, NULL, s->h, f)) { // h [N][C]
-        return false;
-    }
-    for (size_t i = 0; i < n; i++) {
-        memcpy(l->dx + row[i] * C, s->h + i * C, C * sizeof(float));
-    }
-    return true;
-}
-
-// The second branch's part of the loss: its normalised rows, and with R-Drop their gradient.
-static bool second_loss(struct llama *l, const struct llama_batch *b, lod_loss_args *args, fault *f) {
-    const struct consistency *c = &l->limits.consistency;
-    struct loss_scratch *s = l->branch ? &l->branch->last : &l->second;
-    args->consistency = consistency_divergence(c->kind);
-    args->weight = c->weight;
-    args->h2 = s->h;
-    args->dh2 = s->dh;
-    args->ldh2 = args->lddh2 = l->model->config.hidden_size;
-    return l->branch ? branch_forward(l, b, f) && gather(l->branch, s, b->targets, b->row, f)
-                     : gather(l, s, b->targets, b->row2, f);
-}
-
-bool llama_loss(struct llama *l, const struct llama_batch *b, const struct llama_losses *losses, fault *f) {
-    size_t N = b->targets, C = l->model->config.hidden_size;
-    bool consistent = l->limits.consistency.kind != CONSISTENCY_NONE;
-    lod_loss_args args = {.tokens = N,
-                          .h = l->last.h,
-                          .ldh = C,
-                          .w = l->model->head,
-                          .target = b->target,
-                          .loss = losses->loss,
-                          .dh = l->last.dh,
-                          .lddh = C,
-                          .loss2 = losses->loss2,
-                          .divergence = losses->divergence};
-    lod_error err;
-    if ((consistent && !second_loss(l, b, &args, f)) || !gather(l, &l->last, N, b->row, f) ||
-        !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
-        return false;
-    }
-    if (!llama_trains(l)) {
-        return true;
-    }
-    memset(l->dx, 0, token_count(b) * C * sizeof(float));
-    return scatter(l, &l->last, N, b->row, f) && (!args.dh2 || scatter(l, &l->second, N, b->row2, f));
 }
 
 // --- Backward ---
@@ -402,7 +338,7 @@ static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned 
     const struct model_layer *w = &l->model->layers[layer];
     struct layer_state *s = &l->layers[layer];
     struct mlp_scratch *m = &l->mlp;
-    size_t T = token_count(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
+    size_t T = llama_tokens(b), C = l->model->config.hidden_size, F = l->model->config.intermediate_size;
     bool gate = lora_find(l->lora, layer, ADAPTER_GATE_PROJ), up = lora_find(l->lora, layer, ADAPTER_UP_PROJ);
     bool down = lora_find(l->lora, layer, ADAPTER_DOWN_PROJ), inside = wanted || gate || up;
     float *dact = inside ? m->dact : NULL, *dh = wanted ? m->dh : NULL, *partial = wanted ? m->partial : NULL;
@@ -417,11 +353,11 @@ static bool mlp_backward(struct llama *l, const struct llama_batch *b, unsigned 
                     !silu_mul_backward(l, T * F, s, dact, f)))) {               // dgate, dup [T][F]
         return false;
     }
-    return ((!gate && !up) || norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) && // h [T][C]
+    return ((!gate && !up) || llama_norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, m->h, f)) && // h [T][C]
            linear_backward(l, b, layer, ADAPTER_GATE_PROJ, m->h, s->gate, dh, f) &&        // dh [T][C]
            linear_backward(l, b, layer, ADAPTER_UP_PROJ, m->h, s->up, partial, f) &&       // partial [T][C]
            (!wanted || (add(l, T * C, dh, partial, dh, f) &&                               // dh += partial
-                        norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, dh, l->dx, l->dx, f)));
+                        llama_norm_backward(l, T, s->middle, w->mlp_norm, s->mlp_rstd, dh, l->dx, l->dx, f)));
 }
 
 static bool attend_backward(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
@@ -443,7 +379,7 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
     struct layer_state *s = &l->layers[layer];
     struct attention_scratch *a = &l->attend;
     const float *x = llama_input(l, layer);
-    size_t T = token_count(b), C = l->model->config.hidden_size;
+    size_t T = llama_tokens(b), C = l->model->config.hidden_size;
     bool adapted = lora_find(l->lora, layer, ADAPTER_Q_PROJ) || lora_find(l->lora, layer, ADAPTER_K_PROJ) ||
                    lora_find(l->lora, layer, ADAPTER_V_PROJ);
     bool inside = wanted || adapted;
@@ -455,13 +391,13 @@ static bool attention_backward(struct llama *l, const struct llama_batch *b, uns
         (inside && !attend_backward(l, b, layer, f))) {                              // dq [T][H][D], dk, dv [T][G][D]
         return false;
     }
-    return (!adapted || norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) && // h [T][C]
+    return (!adapted || llama_norm(l, T, x, w->attention_norm, s->attention_rstd, a->h, f)) && // h [T][C]
            linear_backward(l, b, layer, ADAPTER_Q_PROJ, a->h, a->dq, dh, f) &&           // dh [T][C]
            linear_backward(l, b, layer, ADAPTER_K_PROJ, a->h, a->dk, partial, f) &&      // partial [T][C]
            (!wanted || add(l, T * C, dh, partial, dh, f)) &&                             // dh += partial
            linear_backward(l, b, layer, ADAPTER_V_PROJ, a->h, a->dv, partial, f) &&      // partial [T][C]
            (!wanted || (add(l, T * C, dh, partial, dh, f) &&                             // dh += partial
-                        norm_backward(l, T, x, w->attention_norm, s->attention_rstd, dh, l->dx, l->dx, f)));
+                        llama_norm_backward(l, T, x, w->attention_norm, s->attention_rstd, dh, l->dx, l->dx, f)));
 }
 
 // The tensors of layer `layer` are those of the layer above when only inputs are kept: computes them again. The last
@@ -488,7 +424,7 @@ static bool backward_layers(struct llama *l, const struct llama_batch *b, unsign
 // The gradients at the fork add up, instance by instance.
 static bool join(struct llama *l, const struct llama_batch *b, fault *f) {
     size_t count = l->shared * l->model->config.hidden_size;
-    for (size_t t = 0; l->join && t < token_count(b); t += l->shared) {
+    for (size_t t = 0; l->join && t < llama_tokens(b); t += l->shared) {
         const float *dx = l->dx + t * l->model->config.hidden_size;
         if (l->joined++ == 0) {
             memcpy(l->join, dx, count * sizeof(float));
@@ -507,6 +443,6 @@ bool llama_join(struct llama *l, const struct llama_batch *b, fault *f) {
     if (!l->join) {
         return true;
     }
-    memcpy(l->dx, l->join, token_count(b) * l->model->config.hidden_size * sizeof(float));
+    memcpy(l->dx, l->join, llama_tokens(b) * l->model->config.hidden_size * sizeof(float));
     return backward_layers(l, b, l->fork, 0, f);
 }

@@ -35,13 +35,18 @@ struct llama_batch {
     const struct llama_branches *branches; // NULL: none
 };
 
-// FORWARD: no gradients, no dropout but what it is scaled by. BRANCH: dropout, no gradients. KEEP: what the backward
-// pass needs is kept. RECOMPUTE: only the inputs of the layers are kept, the rest is computed again, to the same bits.
-enum llama_mode { LLAMA_FORWARD, LLAMA_BRANCH, LLAMA_KEEP, LLAMA_RECOMPUTE };
+// FORWARD: no gradients, no dropout but what it is scaled by. ENSEMBLE: the same with dropout of A and B, the mean over
+// all instances of the adapters. BRANCH: dropout, no gradients. KEEP: what the backward pass needs is kept. RECOMPUTE:
+// only the inputs of the layers are kept, the rest is computed again, to the same bits.
+enum llama_mode { LLAMA_FORWARD, LLAMA_ENSEMBLE, LLAMA_BRANCH, LLAMA_KEEP, LLAMA_RECOMPUTE };
+
+// What an ensemble takes the mean of.
+enum llama_mean { LLAMA_MEAN_LOGITS, LLAMA_MEAN_PROBABILITIES };
 
 // How a model is run, and the most that a batch will bring.
 struct llama_limits {
     enum llama_mode mode;
+    enum llama_mean mean; // of an ensemble
     struct consistency consistency; // of the loss, in the modes with gradients
     size_t tokens, targets; // of one instance
     size_t together;        // instances that run at once; 0: one

@@ -24,7 +24,7 @@ const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned laye
 }
 
 static bool needs_visible(const struct llama *l) {
-    for (unsigned i = 0; l->limits.mode != LLAMA_FORWARD && i < l->model->config.layers; i++) {
+    for (unsigned i = 0; l->limits.mode >= LLAMA_BRANCH && i < l->model->config.layers; i++) {
         if (llama_dropouts(l, i)->attention.compensation == LOD_COMPENSATION_RENORMALISE_NOGRAD) {
             return true;
         }
@@ -98,6 +98,10 @@ static void take_inputs(struct llama *l, struct arena *a) {
         }
         l->x[i] = own ? arena_floats(a, input_rows(l, i), C) : turns[i % 2];
     }
+    if (l->limits.mode == LLAMA_ENSEMBLE) {
+        l->instance = arena_take(a, l->rows, sizeof *l->instance);
+        l->outputs = l->x[l->model->config.layers] = arena_floats(a, l->lora->instances * l->rows, C);
+    }
     bool stacks = l->forks && (l->rows > l->limits.tokens || llama_dropouts(l, 0)->embedding.p > 0);
     l->stacked = stacks ? arena_floats(a, l->rows, C) : NULL;
 }
@@ -139,6 +143,11 @@ static void take_loss_scratch(struct llama *l, struct arena *a, struct loss_scra
     s->h = arena_floats(a, N, C);
     s->rstd = arena_floats(a, 1, N);
     s->dh = llama_trains(l) ? arena_floats(a, N, C) : NULL;
+    if (l->limits.mode == LLAMA_ENSEMBLE) {
+        l->ensemble.sum = arena_floats(a, N, C);
+        l->ensemble.probability = arena_take(a, N, sizeof *l->ensemble.probability);
+        l->ensemble.vocabulary = arena_take(a, l->model->config.vocab_size, sizeof *l->ensemble.vocabulary);
+    }
 }
 
 static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark) {
@@ -232,7 +241,7 @@ static bool plan_linears(struct llama *l, fault *f) {
 static bool plan_rest(struct llama *l, fault *f) {
     const struct model_config *c = &l->model->config;
     unsigned threads = l->limits.threads;
-    lod_rigor rigor = l->limits.rigor, logits_rigor = l->limits.mode == LLAMA_FORWARD ? rigor : LOD_ESTIMATE;
+    lod_rigor rigor = l->limits.rigor, logits_rigor = l->limits.mode < LLAMA_BRANCH ? rigor : LOD_ESTIMATE;
     lod_attention_shape attention = {
         .heads = c->heads, .kv_heads = c->kv_heads, .head_dim = c->head_dim, .keys = l->limits.length};
     lod_loss_shape loss = {.n_in = c->hidden_size,
@@ -286,7 +295,8 @@ static void start_branch(struct llama *l) {
 }
 
 static void find_fork(struct llama *l) {
-    l->forks = llama_trains(l) && l->lora->instances > 1;
+    bool runs = llama_trains(l) || l->limits.mode == LLAMA_ENSEMBLE;
+    l->forks = runs && l->lora->instances > 1;
     l->fork = l->forks ? l->lora->fork : l->model->config.layers;
     size_t together = l->forks && l->limits.together ? l->limits.together : 1;
     l->rows = together * l->limits.tokens;

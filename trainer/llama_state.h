@@ -45,6 +45,13 @@ struct loss_scratch {
     float *rstd; // [N]
 };
 
+// Of the mean over instances.
+struct ensemble_scratch {
+    float *sum;          // [N][C]
+    double *probability; // [N]
+    double *vocabulary;  // [V]
+};
+
 struct llama {
     const struct model *model;
     const struct lora *lora; // NULL: none
@@ -71,7 +78,9 @@ struct llama {
     struct attention_scratch attend;
     struct loss_scratch last, second; // second: of R-Drop's second branch
     struct llama *branch;             // runs the second branch of KL and JS in scratch, on the same plans; NULL: none
-    uint8_t *instance;                // [T segments] of the branch
+    uint8_t *instance;                // [T segments] of the branch, or of an instance of an ensemble
+    float *outputs;                   // [instances][T][C] of an ensemble: last hidden states
+    struct ensemble_scratch ensemble;
 };
 
 // Whether there will be a backward pass.
@@ -85,5 +94,17 @@ float *llama_input(const struct llama *l, unsigned layer);
 
 // What a layer draws, all zeros where there is nothing.
 const struct layer_dropouts *llama_dropouts(const struct llama *l, unsigned layer);
+
+static inline size_t llama_tokens(const struct llama_batch *b) {
+    return b->rows.start[b->rows.count];
+}
+
+bool llama_norm(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, float *y, fault *f);
+// dx = add + the gradient of the norm at x; dx may be add.
+bool llama_norm_backward(struct llama *l, size_t tokens, const float *x, const float *g, float *rstd, const float *dy,
+                         const float *add, float *dx, fault *f);
+
+// The second branch, up to the last layer's output.
+bool llama_branch_forward(struct llama *l, const struct llama_batch *b, fault *f);
 
 #endif

@@ -177,7 +177,8 @@ static bool save(struct training *t, fault *f) {
 
 static bool evaluate_now(struct training *t, enum evaluation_extent extent, uint64_t step, fault *f) {
     t->evaluated_step = step;
-    return evaluate(&t->evaluated, extent, &t->model, &t->lora, &t->held_out, (unsigned)t->options->threads, f);
+    const struct evaluation_manner manner = {.threads = (unsigned)t->options->threads};
+    return evaluate(&t->evaluated, extent, &t->model, &t->lora, &t->held_out, &manner, f);
 }
 
 static void tell_evaluation(struct training *t, const struct step_metrics *m) {

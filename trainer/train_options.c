@@ -449,7 +449,7 @@ static bool list_dropouts(struct dropouts *d, const struct train_options *o, con
         return false;
     }
     for (size_t i = 0; i < o->drop.count; i++) {
-        if (!dropout_parse(&d->list[d->count++], o->drop.text[i], f)) {
+        if (!dropout_parse(&d->list[d->count++], o->drop.text[i], "lodrop-train", f)) {
             return false;
         }
     }

@@ -70,6 +70,10 @@ static bool says(const struct dropout *d, const char *position, const char *patt
            strcmp(compensations[d->compensation], compensation) == 0;
 }
 
+static bool parse(struct dropout *d, const char *text, fault *f) {
+    return dropout_parse(d, text, "lodrop-train", f);
+}
+
 // One argument of --drop, with or without its compensation.
 static void check_triple(const char *position, const char *pattern, const char *compensation) {
     char text[DROPOUT_TEXT], printed[DROPOUT_TEXT];
@@ -77,13 +81,13 @@ static void check_triple(const char *position, const char *pattern, const char *
     fault f = {0};
     bool named = compensation != NULL;
     snprintf(text, sizeof text, "%s:%s:0.25%s%s", position, pattern, named ? ":" : "", named ? compensation : "");
-    bool done = dropout_parse(&d, text, &f);
+    bool done = parse(&d, text, &f);
     size_t found = find_valid(position, pattern, compensation);
     if (found < VALID) {
         CHECK(done && d.p == 0.25 && d.layers.extent == LAYERS_ALL);
         CHECK(says(&d, position, pattern, valid[found].compensation));
         dropout_print(printed, &d);
-        CHECK(strncmp(printed, text, strlen(text)) == 0 && dropout_parse(&d, printed, &f));
+        CHECK(strncmp(printed, text, strlen(text)) == 0 && parse(&d, printed, &f));
     } else {
         REFUSED(done, &f, FAULT_INPUT, text, "does not take");
     }
@@ -130,7 +134,7 @@ static void reasons_name_what_is_possible(void) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         struct dropout d;
         fault f = {0};
-        bool done = dropout_parse(&d, cases[i][0], &f);
+        bool done = parse(&d, cases[i][0], &f);
         REFUSED(done, &f, FAULT_INPUT, cases[i][0], cases[i][1]);
         CHECK(strncmp(f.text, "lodrop-train: --drop ", 21) == 0);
     }
@@ -157,11 +161,11 @@ static void rates(void) {
     char text[DROPOUT_TEXT];
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         snprintf(text, sizeof text, "attn_logit:column:%s", refused[i][0]);
-        REFUSED(dropout_parse(&d, text, &f), &f, FAULT_INPUT, text, refused[i][1]);
+        REFUSED(parse(&d, text, &f), &f, FAULT_INPUT, text, refused[i][1]);
     }
     for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
         snprintf(text, sizeof text, "attn_logit:column:%.17g", accepted[i]);
-        CHECK(dropout_parse(&d, text, &f) && d.p == accepted[i]);
+        CHECK(parse(&d, text, &f) && d.p == accepted[i]);
     }
 }
 
@@ -170,16 +174,16 @@ static void parts(void) {
     struct dropout d;
     fault f = {0};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        REFUSED(dropout_parse(&d, refused[i], &f), &f, FAULT_INPUT, "--drop", "POSITION:PATTERN:P");
+        REFUSED(parse(&d, refused[i], &f), &f, FAULT_INPUT, "--drop", "POSITION:PATTERN:P");
     }
-    REFUSED(dropout_parse(&d, "attn_logit:column:0.1:", &f), &f, FAULT_INPUT, "--drop", "'' is no compensation");
-    REFUSED(dropout_parse(&d, ":column:0.1", &f), &f, FAULT_INPUT, "--drop", "'' is no position");
+    REFUSED(parse(&d, "attn_logit:column:0.1:", &f), &f, FAULT_INPUT, "--drop", "'' is no compensation");
+    REFUSED(parse(&d, ":column:0.1", &f), &f, FAULT_INPUT, "--drop", "'' is no position");
     char most[DROPOUT_TEXT + 1];
     memset(most, 'x', DROPOUT_TEXT);
     most[DROPOUT_TEXT] = 0;
-    REFUSED(dropout_parse(&d, most, &f), &f, FAULT_INPUT, "--drop", "longer than 127 bytes");
+    REFUSED(parse(&d, most, &f), &f, FAULT_INPUT, "--drop", "longer than 127 bytes");
     most[DROPOUT_TEXT - 1] = 0;
-    REFUSED(dropout_parse(&d, most, &f), &f, FAULT_INPUT, most, "POSITION:PATTERN:P");
+    REFUSED(parse(&d, most, &f), &f, FAULT_INPUT, most, "POSITION:PATTERN:P");
 }
 
 static void layers(void) {
@@ -203,14 +207,14 @@ static void layers(void) {
     char text[DROPOUT_TEXT], printed[DROPOUT_TEXT];
     for (size_t i = 0; i < sizeof accepted / sizeof *accepted; i++) {
         snprintf(text, sizeof text, "attn_logit:span:0.1:none:%s", accepted[i].text);
-        CHECK(dropout_parse(&d, text, &f) && d.layers.extent == accepted[i].extent);
+        CHECK(parse(&d, text, &f) && d.layers.extent == accepted[i].extent);
         CHECK(d.layers.first == accepted[i].first && d.layers.last == accepted[i].last);
         dropout_print(printed, &d);
         CHECK(strcmp(printed, text) == 0 || strcmp(accepted[i].text, "5-5") == 0);
     }
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         snprintf(text, sizeof text, "attn_logit:span:0.1:none:%s", refused[i][0]);
-        REFUSED(dropout_parse(&d, text, &f), &f, FAULT_INPUT, "--drop", refused[i][1]);
+        REFUSED(parse(&d, text, &f), &f, FAULT_INPUT, "--drop", refused[i][1]);
     }
 }
 
@@ -259,7 +263,7 @@ static struct dropouts parse_all(const char *const *texts, size_t count) {
     struct dropouts d = {.count = count};
     fault f = {0};
     for (size_t i = 0; i < count; i++) {
-        CHECK(dropout_parse(&d.list[i], texts[i], &f));
+        CHECK(parse(&d.list[i], texts[i], &f));
     }
     return d;
 }

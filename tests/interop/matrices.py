@@ -11,23 +11,25 @@ POSITIONS = {"lora_a": philox.POSITION_LORA_A, "lora_b": philox.POSITION_LORA_B}
 
 
 class Site:
-    """A matrix, and the columns of A or rows of B that it drops. PEFT's scale carries the expected masks, whether the
-    compensation makes up for them or not: what is kept is divided by what is kept on average in both cases."""
+    """A matrix, and the columns of A or rows of B that it drops. Of an adapter that was trained so, PEFT's scale has
+    the expected masks in it, whether the compensation makes up for them or not: what is kept is divided by its mean in
+    both cases."""
 
-    def __init__(self, seed, domain, layer, module, dropped):
-        self.seed, self.dropped, self.domain = seed, dropped, domain
+    def __init__(self, seed, domain, layer, module, dropped, expected):
+        self.seed, self.dropped, self.domain, self.expected = seed, dropped, domain, expected
         self.layer, self.position = layer, POSITIONS[dropped.position] + ALL_MODULES.index(module)
 
     def factor(self, width, draw, instance):
         where = philox.site(self.domain, self.layer, self.position, instance=instance)
         keep = philox.cells(self.seed, where, draw, [0], range(width), self.dropped.p)[0]
-        return torch.from_numpy(keep).double() / (1 - philox.threshold(self.dropped.p) / 65536)
+        mean = 1 - philox.threshold(self.dropped.p) / 65536
+        return torch.from_numpy(keep).double() / (mean if self.expected else 1)
 
 
 class MatrixMasks:
     """Puts masks into the adapters of a PEFT model. step: that they are drawn for."""
 
-    def __init__(self, model, seed, dropped, domain=philox.DOMAIN_TRAIN):
+    def __init__(self, model, seed, dropped, domain=philox.DOMAIN_TRAIN, expected=True):
         self.step, self.instance, self.places = 0, None, 0
         for name, module in model.named_modules():
             found = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)$", name)
@@ -35,7 +37,7 @@ class MatrixMasks:
                 continue
             for d in dropped:
                 if d.layers is None or int(found[1]) in d.layers:
-                    self.place(module, Site(seed, domain, int(found[1]), found[2], d))
+                    self.place(module, Site(seed, domain, int(found[1]), found[2], d, expected))
         assert self.places
 
     def place(self, module, site):

@@ -240,7 +240,7 @@ OPTIONS = [
     ("rows of B by another compensation", ["--drop", "lora_b:column:0.1:inference"], DAMAGED,
      ["--drop", "lora_b", "only none, inverted"]),
     ("A and its input", ["--method", "lora-dropout", "--lora-dropout", "0.1"], DAMAGED,
-     ["--lora-dropout", "lora_a:column:0.5:none (--method)", "lora_input:element:0.1:inverted", "both on A in layer 0"]),
+     ["--lora-dropout", "lora_a:column:0.5:none (--method)", "lora_input:element:0.1:inverted", "both on A"]),
     ("no instances", ["--instances", "0"], DAMAGED, ["--instances", "is 0", "from 1 to 64"]),
     ("more instances than masks have", ["--instances", "65"], DAMAGED, ["--instances", "is 65", "from 1 to 64"]),
     ("instances of no dropout", ["--instances", "2"], DAMAGED, ["--instances", "2 of them need a dropout"]),
@@ -410,6 +410,34 @@ def check_adapters(numbers):
     refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
 
 
+def check_ensembles(numbers):
+    """What lodrop-eval does not take together."""
+    case = Case(next(numbers))
+    must(case.train())
+    adapter, drop = ["--adapter", case.output], ["--drop", "lora_a:column:0.5"]
+    ensemble = [*adapter, "--ensemble", "2"]
+    for what, options, status, words in [
+        ("of no adapter", ["--ensemble", "2"], USAGE, ["--ensemble", "needs --adapter"]),
+        ("of no instances", [*adapter, "--ensemble", "0", *drop], DAMAGED, ["--ensemble", "is 0", "from 1 to 64"]),
+        ("of too many", [*adapter, "--ensemble", "65", *drop], DAMAGED, ["--ensemble", "is 65"]),
+        ("of no masks", ensemble, DAMAGED, ["--ensemble", "trained without dropout of A or B", "--drop"]),
+        ("of votes", [*ensemble, *drop, "--ensemble-of", "votes"], DAMAGED, ["--ensemble-of", "'votes'"]),
+        ("of other dropouts", [*ensemble, "--drop", "attn_logit:column:0.1"], DAMAGED, ["--drop", "lora_b only"]),
+        ("of elements", [*ensemble, "--drop", "lora_a:element:0.1"], DAMAGED, ["lodrop-eval", "--drop", "only column"]),
+        ("with a dropout twice", [*ensemble, *drop, *drop], DAMAGED, ["lodrop-eval", "--drop", "both on A"]),
+        ("in layers beyond the model", [*ensemble, "--drop", "lora_a:column:0.5:none:2"], DAMAGED,
+         ["lodrop-eval", "--drop", "layers 0 to 1 only"]),
+        *((f"of one, with {flag}", [*adapter, flag, value], USAGE, [flag, "needs --ensemble"])
+          for flag, value in [("--seed", "1"), ("--ensemble-of", "logits"), drop]),
+    ]:
+        expect_refusal(f"ensemble {what}", case.evaluate(*options), words, status)
+    (case.output / "lodrop.json").unlink()
+    config = case.output / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "alpha_pattern": {"q_proj": 4}}))
+    done = case.evaluate(*adapter)
+    expect_refusal("a pattern of alphas that nothing explains", done, ["alpha_pattern", "not supported"])
+
+
 def check_models_own(numbers):
     for what, rate, options, words in [
         ("model's own dropout that drops nothing", 1e-7, [], ["config.json", "attention_dropout", "is 1e-07", "rounds"]),
@@ -562,6 +590,7 @@ check_isas(numbers)
 check_adapters(numbers)
 check_recipes(numbers)
 check_models_own(numbers)
+check_ensembles(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)

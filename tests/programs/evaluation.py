@@ -146,6 +146,26 @@ def check_trained(name, data, method):
         check_diagram(what, output / "reliability.svg", summary["eval"]["metrics"], 40)
 
 
+def check_ensemble(isas, data, name):
+    """The same digits everywhere, other ones for other masks, and what a rate of 0 gives is the adapter itself."""
+    output = FOLDER / f"ensemble-{name}"
+    must(train(MODEL, data, output, "--method", "lora-dropout", "--target-modules", "all-linear", "--max-steps", 3,
+               "--init-b", "random"))
+    where, digits = [MODEL, data, "--adapter", output], set()
+    for options in [["--ensemble", "3"], ["--ensemble", "3", "--ensemble-of", "probabilities"]]:
+        printed = evaluate(*where, *options)
+        check_same_digits(f"ensemble of {name}, {options[2:]}", isas, printed, *where, *options)
+        digits.add(printed)
+    for options in [[], ["--ensemble", "2"], ["--ensemble", "3", "--seed", "1"],
+                    ["--ensemble", "3", "--drop", "lora_a:column:0.5"]]:
+        digits.add(evaluate(*where, *options))
+    expect(f"ensemble of {name}: each option changes the digits", len(digits) == 6, digits)
+    full, whole = (loss_of(evaluate(*where, *options, "--ensemble", "4", "--drop", "lora_a:column:0",
+                                    "--drop", "lora_b:column:0"))
+                   for options in [[], ["--ensemble-of", "probabilities"]])
+    expect(f"ensemble of {name}: rates of 0", math.isclose(full, whole, rel_tol=1e-6), (full, whole))
+
+
 def check_files(what, output, summary):
     expect(f"{what}: the fields of summary.json", SUMMARY_FIELDS <= summary.keys(), summary.keys())
     rows = [json.loads(line) for line in (output / "metrics.jsonl").open()]
@@ -192,5 +212,8 @@ check_reliability()
 check_trained("texts", FOLDER / "texts.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "dropattention")
+check_trained("completions", FOLDER / "completions.jsonl", "lora-dropout")
+check_ensemble(ISAS, FOLDER / "texts.jsonl", "texts")
+check_ensemble(ISAS, FOLDER / "choices.jsonl", "choices")
 check_stories(ISAS)
 finish()
