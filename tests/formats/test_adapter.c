@@ -79,7 +79,7 @@ static void round_trip(void) {
     CHECK(adapter_read_recipe(&recipe, &there, temporary("adapter/deep"), &f) && there);
     CHECK(strcmp(recipe.method, plain.method) == 0 && recipe.alpha == 16.5 && recipe.seed == 7 &&
           recipe.dropouts.count == 2);
-    CHECK(recipe.consistency.kind == CONSISTENCY_JS && recipe.consistency.weight == 0.3);
+    CHECK(recipe.consistency.kind == CONSISTENCY_JS && recipe.consistency.weight == 0.3 && recipe.instances == 1);
     for (size_t i = 0; i < 2; i++) {
         const struct dropout *got = &recipe.dropouts.list[i], *want = &plain.dropouts.list[i];
         CHECK(got->position == want->position && got->pattern == want->pattern && got->p == want->p &&
@@ -91,6 +91,32 @@ static void round_trip(void) {
     list_modules(&back, list);
     CHECK(adapter_read_tensors(temporary("adapter/deep"), R, list, 2, &f));
     CHECK(memcmp(&back, &written, sizeof back) == 0);
+}
+
+// lora_alpha in the file carries what masks leave of it on average; lodrop.json has it as it was trained.
+static void expected_masks(void) {
+    struct matrices m = {.qa = {0}};
+    struct adapter_tensors list[2];
+    struct adapter_config own = small, config;
+    struct adapter_recipe recipe = plain, read;
+    fault f = {0};
+    recipe.alpha = own.alpha = 16, recipe.instances = 5;
+    own.layers = (struct layers){.extent = LAYERS_SOME, .first = 0, .last = 1};
+    list_modules(&m, list);
+    list[0].mean = list[1].mean = 0.25;
+    CHECK(adapter_write(temporary("mean"), &own, &recipe, list, 2, &f));
+    CHECK(adapter_read_config(&config, temporary("mean"), &f) && config.alpha == 4 && !config.alpha_pattern);
+    CHECK(config.layers.extent == LAYERS_SOME && config.layers.first == 0 && config.layers.last == 1);
+    CHECK(adapter_read(&config, &read, temporary("mean"), &f) && config.alpha == 16 && read.instances == 5);
+    list[1].mean = 0.5;
+    CHECK(adapter_write(temporary("means"), &own, &recipe, list, 2, &f));
+    CHECK(adapter_read_config(&config, temporary("means"), &f) && config.alpha == 16 && config.alpha_pattern);
+    CHECK(adapter_read(&config, &read, temporary("means"), &f) && config.alpha == 16);
+    CHECK(remove(temporary("means/lodrop.json")) == 0);
+    REFUSED(adapter_read(&config, &read, temporary("means"), &f), &f, FAULT_INPUT, "means: alpha_pattern",
+            "not supported");
+    CHECK(remove(temporary("mean/lodrop.json")) == 0);
+    CHECK(adapter_read(&config, &read, temporary("mean"), &f) && config.alpha == 4 && read.dropouts.count == 0);
 }
 
 static void seeds_of_64_bits(void) {
@@ -199,6 +225,10 @@ static void configs_of_peft(void) {
     CHECK(parse(&c, "{\"target_modules\": \"all-linear\", \"use_rslora\": true, \"lora_alpha\": 4.5}", &f));
     CHECK(c.modules == ADAPTER_ALL_MODULES && c.rslora && c.alpha == 4.5);
     CHECK(parse(&c, "{\"init_lora_weights\": \"gaussian\", \"task_type\": null}", &f));
+    CHECK(c.layers.extent == LAYERS_ALL && !c.alpha_pattern);
+    CHECK(parse(&c, "{\"layers_to_transform\": [3, 4, 5], \"alpha_pattern\": {\"q_proj\": 2}}", &f));
+    CHECK(c.layers.extent == LAYERS_SOME && c.layers.first == 3 && c.layers.last == 5 && c.alpha_pattern);
+    CHECK(parse(&c, "{\"layers_to_transform\": 7}", &f) && c.layers.first == 7 && c.layers.last == 7);
 }
 
 static void refuse(const char *changes, const char *field, const char *reason) {
@@ -231,8 +261,13 @@ static void refused_configs(void) {
     refuse("{\"fan_in_fan_out\": true}", "fan_in_fan_out: ", "not supported");
     refuse("{\"modules_to_save\": [\"lm_head\"]}", "modules_to_save: ", "not supported");
     refuse("{\"rank_pattern\": {\"q_proj\": 2}}", "rank_pattern: ", "not supported");
-    refuse("{\"alpha_pattern\": {\"q_proj\": 2}}", "alpha_pattern: ", "not supported");
-    refuse("{\"layers_to_transform\": [0]}", "layers_to_transform: ", "not supported");
+    refuse("{\"layers_to_transform\": [0, 2]}", "layers_to_transform: ", "without gaps");
+    refuse("{\"layers_to_transform\": [1, 0]}", "layers_to_transform: ", "ascending order");
+    refuse("{\"layers_to_transform\": [\"1\"]}", "layers_to_transform: ", "must be a list of layers");
+    refuse("{\"layers_to_transform\": true}", "layers_to_transform: ", "must be a list of layers");
+    refuse("{\"layers_to_transform\": -1}", "layers_to_transform: ", "must be a list of layers");
+    refuse("{\"layers_to_transform\": [1024]}", "layers_to_transform: ", "must be a list of layers");
+    refuse("{\"layers_pattern\": \"h\"}", "layers_pattern: ", "not supported");
     refuse("{\"something_of_tomorrow\": 3}", "something_of_tomorrow: ", "not supported");
     refuse("{\"init_lora_weights\": \"pissa\"}", "init_lora_weights: ", "\"pissa\" is not supported");
     refuse("{\"use_rslora\": 1}", "use_rslora: ", "true or false");
@@ -262,6 +297,7 @@ static void recipes(void) {
 int main(void) {
     module_lists();
     round_trip();
+    expected_masks();
     seeds_of_64_bits();
     as_peft_names_them();
     same_run_same_files();

@@ -122,7 +122,8 @@ def test_ensemble_of_probabilities(context):
 def test_ensemble_of_the_later_half(context):
     """The first layer runs once. Dropout of other places is of training alone."""
     case = random_case(context)
-    adapter, _ = trained(context, case, drop=[*drops(0.3, "inverted", ":later-half"), "embedding:element:0.1"])
+    adapter, _ = trained(context, case, drop=[*drops(0.3, "inverted", ":later-half"), "embedding:element:0.1",
+                                                  "attn_weight:element:0.3", "lora_input:element:0.3:inverted:0"])
     return check(context, case, adapter, matrices(0.3, layers=[1]), of="probabilities", instances=7)
 
 
