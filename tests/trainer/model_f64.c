@@ -72,50 +72,6 @@ static uint8_t *draw_masks(pass *p, const model_linear *l, size_t layer, int mod
     return keep;
 }
 
-// y = x W' + U B', U = scale inv (M x) A'.
-static void linear(pass *p, size_t layer, int module, const double *x, double *y) {
-    const model_linear *l = &p->m->layer[layer].linear[module];
-    kept *s = &p->layer[layer];
-    if (l->rank) {
-        s->keep[module] = p->m->p > 0 ? draw_masks(p, l, layer, module) : NULL;
-        s->u[module] = doubles(p, p->tokens * l->rank);
-        lod_rank_dot_f64_args dot = {.tokens = p->tokens, .n = l->n_in, .r = l->rank, .x = x, .ldx = l->n_in};
-        dot.keep = s->keep[module], dot.ldkeep = keep_bytes(l), dot.a = l->a, dot.lda = l->n_in;
-        dot.scale = p->m->lora_scale * p->inv, dot.u = s->u[module], dot.ldu = l->rank;
-        lod_rank_dot_f64(&dot);
-    }
-    lod_lowrank_tile_f64_args tile = {
-        .m = p->tokens, .n = l->n_out, .k = l->n_in, .r = l->rank, .x = x, .ldx = l->n_in};
-    tile.w = l->w, tile.w_row = 1, tile.w_col = l->n_in, tile.u = s->u[module], tile.ldu = l->rank;
-    tile.b = l->bt, tile.ldb = l->n_out, tile.first = true, tile.c = y, tile.ldc = l->n_out;
-    lod_lowrank_tile_f64(&tile);
-}
-
-// dx += dy W + inv (M * (dU A)), dU = scale dy B; gradients of A and B.
-static void linear_backward(pass *p, size_t layer, int module, const double *x, const double *dy, double *dx) {
-    const model_linear *l = &p->m->layer[layer].linear[module];
-    const kept *s = &p->layer[layer];
-    const uint8_t *keep = s->keep[module];
-    double *du = doubles(p, p->tokens * l->rank), *own = doubles(p, p->tokens * l->n_in);
-    lod_rank_dot_f64_args dot = {.tokens = p->tokens, .n = l->n_out, .r = l->rank, .x = dy, .ldx = l->n_out};
-    dot.a = l->bt, dot.lda = l->n_out, dot.scale = p->m->lora_scale, dot.u = du, dot.ldu = l->rank;
-    lod_rank_dot_f64(&dot);
-    lod_lowrank_tile_f64_args tile = {.m = p->tokens, .n = l->n_in, .k = l->n_out, .r = l->rank, .x = dy};
-    tile.ldx = l->n_out, tile.w = l->w, tile.w_row = l->n_in, tile.w_col = 1, tile.u = du, tile.ldu = l->rank;
-    tile.b = l->a, tile.ldb = l->n_in, tile.keep = keep, tile.ldkeep = keep_bytes(l), tile.inv = p->inv;
-    tile.first = true, tile.c = own, tile.ldc = l->n_in;
-    lod_lowrank_tile_f64(&tile);
-    lod_add_f64(&(lod_add_f64_args){.n = p->tokens * l->n_in, .a = dx, .b = own, .y = dx});
-    lod_rank_grad_f64_args grad = {.tokens = p->tokens, .n = l->n_in, .r = l->rank, .s = du, .lds = l->rank, .x = x};
-    grad.ldx = grad.ldg = l->n_in, grad.keep = keep, grad.ldkeep = keep_bytes(l), grad.scale = p->inv, grad.g = l->da;
-    lod_rank_grad_f64(&grad);
-    grad.n = grad.ldx = grad.ldg = l->n_out, grad.s = s->u[module], grad.x = dy, grad.keep = NULL;
-    grad.scale = 1, grad.g = l->dbt;
-    lod_rank_grad_f64(&grad);
-}
-
-// --- dropout of activations ---
-
 // Keep bits of a segment's tokens [tokens][ldbits], or of all of them in one row (column).
 static void draw_segment(const lod_dropout *d, uint32_t site, uint32_t draw, size_t tokens, size_t n, uint8_t *bits) {
     size_t ldbits = (n + 127) / 128 * 16, start, count;
@@ -134,6 +90,74 @@ static void draw_segment(const lod_dropout *d, uint32_t site, uint32_t draw, siz
                                              .bits = bits,
                                              .ldbits = ldbits});
 }
+
+// x [r][n], a matrix or its gradient, without what is dropped of it: a new one.
+static double *masked(pass *p, const lod_dropout *d, size_t rank, size_t n, const double *x) {
+    double *y = doubles(p, rank * n), inv = 1;
+    uint8_t *bits = take(p, (n + 127) / 128 * 16, 1);
+    uint32_t instance = p->b->rows.instance ? p->b->rows.instance[0] : 0;
+    if (d->p > 0) {
+        draw_segment(d, d->site | instance << LOD_SITE_INSTANCE_BIT, p->b->step, 1, n, bits);
+    }
+    if (d->compensation == LOD_COMPENSATION_INVERTED) {
+        inv = 1 / (1 - lod_mask_threshold(d->p) / 65536.0);
+    }
+    for (size_t i = 0; i < rank * n; i++) {
+        size_t column = i % n;
+        y[i] = d->p == 0 || bits[column / 8] >> column % 8 & 1 ? x[i] * inv : 0;
+    }
+    return y;
+}
+
+// y = x W' + U B', U = scale inv (M x) A'.
+static void linear(pass *p, size_t layer, int module, const double *x, double *y) {
+    const model_linear *l = &p->m->layer[layer].linear[module];
+    kept *s = &p->layer[layer];
+    if (l->rank) {
+        s->keep[module] = p->m->p > 0 ? draw_masks(p, l, layer, module) : NULL;
+        s->u[module] = doubles(p, p->tokens * l->rank);
+        lod_rank_dot_f64_args dot = {.tokens = p->tokens, .n = l->n_in, .r = l->rank, .x = x, .ldx = l->n_in};
+        dot.keep = s->keep[module], dot.ldkeep = keep_bytes(l), dot.a = masked(p, &l->lora_a, l->rank, l->n_in, l->a);
+        dot.lda = l->n_in;
+        dot.scale = p->m->lora_scale * p->inv, dot.u = s->u[module], dot.ldu = l->rank;
+        lod_rank_dot_f64(&dot);
+    }
+    lod_lowrank_tile_f64_args tile = {
+        .m = p->tokens, .n = l->n_out, .k = l->n_in, .r = l->rank, .x = x, .ldx = l->n_in};
+    tile.w = l->w, tile.w_row = 1, tile.w_col = l->n_in, tile.u = s->u[module], tile.ldu = l->rank;
+    tile.b = masked(p, &l->lora_b, l->rank, l->n_out, l->bt), tile.ldb = l->n_out;
+    tile.first = true, tile.c = y, tile.ldc = l->n_out;
+    lod_lowrank_tile_f64(&tile);
+}
+
+// dx += dy W + inv (M * (dU A)), dU = scale dy B; gradients of A and B.
+static void linear_backward(pass *p, size_t layer, int module, const double *x, const double *dy, double *dx) {
+    const model_linear *l = &p->m->layer[layer].linear[module];
+    const kept *s = &p->layer[layer];
+    const uint8_t *keep = s->keep[module];
+    double *du = doubles(p, p->tokens * l->rank), *own = doubles(p, p->tokens * l->n_in);
+    lod_rank_dot_f64_args dot = {.tokens = p->tokens, .n = l->n_out, .r = l->rank, .x = dy, .ldx = l->n_out};
+    dot.a = masked(p, &l->lora_b, l->rank, l->n_out, l->bt), dot.lda = l->n_out;
+    dot.scale = p->m->lora_scale, dot.u = du, dot.ldu = l->rank;
+    lod_rank_dot_f64(&dot);
+    lod_lowrank_tile_f64_args tile = {.m = p->tokens, .n = l->n_in, .k = l->n_out, .r = l->rank, .x = dy};
+    tile.ldx = l->n_out, tile.w = l->w, tile.w_row = l->n_in, tile.w_col = 1, tile.u = du, tile.ldu = l->rank;
+    tile.b = masked(p, &l->lora_a, l->rank, l->n_in, l->a), tile.ldb = l->n_in;
+    tile.keep = keep, tile.ldkeep = keep_bytes(l), tile.inv = p->inv;
+    tile.first = true, tile.c = own, tile.ldc = l->n_in;
+    lod_lowrank_tile_f64(&tile);
+    lod_add_f64(&(lod_add_f64_args){.n = p->tokens * l->n_in, .a = dx, .b = own, .y = dx});
+    lod_rank_grad_f64_args grad = {.tokens = p->tokens, .n = l->n_in, .r = l->rank, .s = du, .lds = l->rank, .x = x};
+    grad.ldx = grad.ldg = l->n_in, grad.keep = keep, grad.ldkeep = keep_bytes(l), grad.scale = p->inv, grad.g = l->da;
+    lod_rank_grad_f64(&grad);
+    grad.n = grad.ldx = grad.ldg = l->n_out, grad.s = s->u[module], grad.x = dy, grad.keep = NULL;
+    grad.scale = 1, grad.g = l->dbt;
+    lod_rank_grad_f64(&grad);
+    memcpy(l->da, masked(p, &l->lora_a, l->rank, l->n_in, l->da), l->rank * l->n_in * sizeof(double));
+    memcpy(l->dbt, masked(p, &l->lora_b, l->rank, l->n_out, l->dbt), l->rank * l->n_out * sizeof(double));
+}
+
+// --- dropout of activations ---
 
 // y = add + D x, or D x without add; [T][n]. y may be x.
 static void drop(pass *p, const lod_dropout *d, size_t n, const double *x, const double *add, double *y) {

@@ -17,6 +17,7 @@ typedef struct model_linear {
     double *bt;      // [r][n_out]
     double *da;      // [r][n_in], overwritten by model_f64_gradients
     double *dbt;     // [r][n_out]
+    lod_dropout lora_a, lora_b; // of columns of A and rows of B; all segments of a batch are of one instance
 } model_linear;
 
 typedef struct model_layer_f64 {
@@ -44,6 +45,7 @@ typedef struct model_batch {
     lod_rows rows;            // segments of tokens; draw is read where something is dropped
     const uint32_t *token;    // [T]
     const uint32_t *position; // [T]
+    uint32_t step;            // that masks on weights are drawn for
     size_t targets;           // N
     const uint32_t *row;      // [N] the token after which the target is expected
     const uint32_t *target;   // [N]

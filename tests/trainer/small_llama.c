@@ -101,6 +101,18 @@ void small_llama_drop(small_llama *s) {
     }
 }
 
+void small_llama_drop_matrices(small_llama *s, unsigned first) {
+    s->batch.step = 41;
+    for (unsigned i = first * MODEL_MODULES; i < LAYERS * MODEL_MODULES; i++) {
+        const unsigned layer = i / MODEL_MODULES, module = i % MODEL_MODULES;
+        model_linear *l = &s->layers[layer].linear[module];
+        l->lora_a = l->lora_b = (lod_dropout){.pattern = LOD_PATTERN_COLUMN, .p = 0.5, .seed = s->m.seed};
+        l->lora_b.p = 0.3, l->lora_b.compensation = LOD_COMPENSATION_INVERTED;
+        lod_site(LOD_DOMAIN_TRAIN, layer, LOD_POSITION_LORA_A + module, 0, 0, &l->lora_a.site, NULL);
+        lod_site(LOD_DOMAIN_TRAIN, layer, LOD_POSITION_LORA_B + module, 0, 0, &l->lora_b.site, NULL);
+    }
+}
+
 void small_llama_free(small_llama *s) {
     while (s->count > 0) {
         free(s->memory[--s->count]);

@@ -22,6 +22,8 @@ double *small_random(small_llama *s, size_t count, double size);
 // modules: the set of 1 << module that have an adapter. All values are drawn in one order from `seed`.
 void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p);
 void small_llama_drop(small_llama *s); // activations, too
+// Columns of A and rows of B from a layer on.
+void small_llama_drop_matrices(small_llama *s, unsigned first);
 void small_llama_free(small_llama *s);
 
 #endif

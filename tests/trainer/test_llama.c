@@ -61,7 +61,9 @@ typedef struct twin {
     struct lora lora;
 } twin;
 
-static void make_twin(twin *t, const small_llama *s, unsigned modules, fault *f) {
+enum { INSTANCES = 3 };
+
+static void make_twin(twin *t, const small_llama *s, unsigned modules, size_t instances, fault *f) {
     const model_f64 *m = &s->m;
     *t = (twin){.model = {.config = {.hidden_size = WIDTH,
                                      .intermediate_size = MIDDLE,
@@ -84,8 +86,9 @@ static void make_twin(twin *t, const small_llama *s, unsigned modules, fault *f)
     for (size_t i = 0; i < LAYERS; i++) {
         t->dropouts[i].attention_output = s->layers[i].attention_output;
         t->dropouts[i].ffn_middle = s->layers[i].ffn_middle, t->dropouts[i].ffn_output = s->layers[i].ffn_output;
+        t->dropouts[i].lora_a = s->layers[i].linear[0].lora_a, t->dropouts[i].lora_b = s->layers[i].linear[0].lora_b;
     }
-    struct lora_options options = {.dropouts = t->dropouts, .leaves = SEGMENTS};
+    struct lora_options options = {.dropouts = t->dropouts, .instances = instances, .leaves = SEGMENTS};
     options.config = (struct adapter_config){.r = RANK, .alpha = m->lora_scale * RANK, .modules = modules};
     must(lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f), f);
     for (unsigned i = 0; i < LAYERS; i++) {
@@ -134,6 +137,53 @@ static void run(twin *t, const model_batch *b, enum llama_mode mode, unsigned th
     lora_finish_gradient(&t->lora, 1);
 }
 
+// The batch's segments once for each of some instances.
+typedef struct stack {
+    size_t start[INSTANCES * SEGMENTS + 1];
+    uint32_t draw[INSTANCES * SEGMENTS], token[INSTANCES * TOKENS], position[INSTANCES * TOKENS];
+    uint32_t row[INSTANCES * TARGETS], target[INSTANCES * TARGETS];
+    uint8_t instance[INSTANCES * SEGMENTS];
+    struct llama_batch batch;
+} stack;
+
+static void make_stack(stack *s, const model_batch *b, size_t first, size_t count) {
+    *s = (stack){.batch = {.rows = {.count = count * SEGMENTS}, .targets = count * TARGETS, .step = b->step}};
+    for (size_t i = 0; i < count * SEGMENTS; i++) {
+        s->start[i] = i / SEGMENTS * TOKENS + b->rows.start[i % SEGMENTS];
+        s->draw[i] = b->rows.draw[i % SEGMENTS], s->instance[i] = (uint8_t)(first + i / SEGMENTS);
+    }
+    s->start[count * SEGMENTS] = count * TOKENS;
+    for (size_t i = 0; i < count * TOKENS; i++) {
+        s->token[i] = b->token[i % TOKENS], s->position[i] = b->position[i % TOKENS];
+    }
+    for (size_t i = 0; i < count * TARGETS; i++) {
+        s->row[i] = (uint32_t)(i / TARGETS * TOKENS) + b->row[i % TARGETS], s->target[i] = b->target[i % TARGETS];
+    }
+    s->batch.rows.start = s->start, s->batch.rows.draw = s->draw, s->batch.rows.instance = s->instance;
+    s->batch.token = s->token, s->batch.position = s->position, s->batch.row = s->row, s->batch.target = s->target;
+}
+
+// Losses of all instances, and the gradients of their sum into lora.gradient.
+static void run_instances(twin *t, const model_batch *b, enum llama_mode mode, size_t together, float *losses,
+                          fault *f) {
+    struct llama_limits limits = {
+        .mode = mode, .tokens = TOKENS, .targets = TARGETS, .length = TOKENS, .threads = 2, .together = together};
+    stack shared, some;
+    struct llama *llama;
+    make_stack(&shared, b, 0, 1);
+    must(llama_open(&llama, &t->model, &t->lora, &limits, f) && llama_forward(llama, &shared.batch, f), f);
+    for (size_t k = 0; k < INSTANCES; k += together) {
+        make_stack(&some, b, k, k + together < INSTANCES ? together : INSTANCES - k);
+        struct llama_losses of_these = {.loss = losses + k * TARGETS};
+        must(llama_fork(llama, &some.batch, f) && llama_loss(llama, &some.batch, &of_these, f) &&
+                 llama_backward(llama, &some.batch, f),
+             f);
+    }
+    must(llama_join(llama, &shared.batch, f), f);
+    llama_close(llama);
+    lora_finish_gradient(&t->lora, 1);
+}
+
 static void compare(const char *what, const float *got, const double *want, size_t count, double limit) {
     double difference = 0, norm = 0;
     for (size_t i = 0; i < count; i++) {
@@ -154,7 +204,7 @@ static void check_case(uint64_t seed, unsigned modules, double p, bool activatio
     if (activations) {
         small_llama_drop(&s);
     }
-    make_twin(&t, &s, modules, &f);
+    make_twin(&t, &s, modules, 1, &f);
     model_f64_gradients(&s.m, &s.batch, want);
     run(&t, &s.batch, LLAMA_KEEP, 1, losses, &f);
     compare("losses", losses, want, TARGETS, 1e-6);
@@ -181,6 +231,51 @@ static void check_case(uint64_t seed, unsigned modules, double p, bool activatio
     small_llama_free(&s);
 }
 
+// The sum over instances of what the model in double has for each; all of them at once, some, and one at a time.
+static void check_instances(uint64_t seed, unsigned modules, bool activations, unsigned first) {
+    static const uint8_t instances[INSTANCES][SEGMENTS] = {{0, 0, 0}, {1, 1, 1}, {2, 2, 2}};
+    fault f = {0};
+    small_llama s;
+    twin t;
+    double want[INSTANCES * TARGETS];
+    float losses[INSTANCES * TARGETS], again[INSTANCES * TARGETS];
+    small_llama_make(&s, seed, modules, 0);
+    if (activations) {
+        small_llama_drop(&s);
+    }
+    small_llama_drop_matrices(&s, first);
+    make_twin(&t, &s, modules, INSTANCES, &f);
+    double *sum = allocate(t.lora.parameters * sizeof *sum);
+    memset(sum, 0, t.lora.parameters * sizeof *sum);
+    for (size_t k = 0; k < INSTANCES; k++) {
+        s.batch.rows.instance = instances[k];
+        model_f64_gradients(&s.m, &s.batch, want + k * TARGETS);
+        double *at = sum;
+        for (size_t i = 0; i < t.lora.count; i++) {
+            const model_linear *l = &s.layers[t.lora.list[i].layer].linear[t.lora.list[i].module];
+            for (size_t j = 0; j < l->rank * (l->n_in + l->n_out); j++) {
+                *at++ += j < l->rank * l->n_in ? l->da[j] : l->dbt[j - l->rank * l->n_in];
+            }
+        }
+    }
+    run_instances(&t, &s.batch, LLAMA_KEEP, INSTANCES, losses, &f);
+    compare("losses of instances", losses, want, INSTANCES * TARGETS, 1e-6);
+    compare("gradients of instances", t.lora.gradient, sum, t.lora.parameters, 1e-5);
+    size_t bytes = t.lora.parameters * sizeof(float);
+    float *kept = memcpy(allocate(bytes), t.lora.gradient, bytes);
+    for (size_t together = 1; together <= INSTANCES; together++) {
+        for (enum llama_mode mode = LLAMA_KEEP; mode <= LLAMA_RECOMPUTE; mode++) {
+            run_instances(&t, &s.batch, mode, together, again, &f);
+            bool same = memcmp(again, losses, sizeof losses) == 0 && memcmp(kept, t.lora.gradient, bytes) == 0;
+            expect(same, "bits of instances, together", (double)together, 0);
+        }
+    }
+    free(kept);
+    free(sum);
+    free_twin(&t);
+    small_llama_free(&s);
+}
+
 int main(void) {
     check_case(1, 0x7f, 0, false);
     check_case(2, 0x7f, 0.1, false);
@@ -192,6 +287,11 @@ int main(void) {
     check_case(8, 0x7f, 0.3, true);
     check_case(9, 0x04, 0.3, true);
     check_case(10, 0x40, 0, true);
+    check_instances(11, 0x7f, false, 0);
+    check_instances(12, 0x7f, false, 1);
+    check_instances(13, 0x7f, true, 0);
+    check_instances(14, 0x05, false, 1);
+    check_instances(15, 0x40, false, 1);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed > 0;
 }

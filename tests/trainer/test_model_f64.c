@@ -35,9 +35,12 @@ int main(void) {
     static const struct {
         unsigned modules;
         double p;
-        bool activations;
-    } cases[] = {{0x7f, 0, false},  {0x7f, 0.3, false}, {0x05, 0.1, false}, {0x40, 0.5, false},
-                 {0x08, 0.3, false}, {0x7f, 0, true},   {0x01, 0.3, true},  {0x60, 0, true}};
+        bool activations, matrices;
+    } cases[] = {{0x7f, 0, false, false}, {0x7f, 0.3, false, false}, {0x05, 0.1, false, false},
+                 {0x40, 0.5, false, false}, {0x08, 0.3, false, false}, {0x7f, 0, true, false},
+                 {0x01, 0.3, true, false}, {0x60, 0, true, false},    {0x7f, 0, false, true},
+                 {0x48, 0, true, true}};
+    static const uint8_t instance[SEGMENTS] = {3, 3, 3};
     static const char *const names[] = {"q", "k", "v", "o", "gate", "up", "down"};
     unsigned passed = 0, failed = 0;
     for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
@@ -46,6 +49,10 @@ int main(void) {
         small_llama_make(&s, 1 + c, cases[c].modules, cases[c].p);
         if (cases[c].activations) {
             small_llama_drop(&s);
+        }
+        if (cases[c].matrices) {
+            small_llama_drop_matrices(&s, 0);
+            s.batch.rows.instance = instance;
         }
         model_f64_gradients(&s.m, &s.batch, losses);
         for (size_t i = 0; i < LAYERS * MODEL_MODULES; i++) {
