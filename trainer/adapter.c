@@ -1,6 +1,7 @@
 #include "adapter.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 enum { RECIPE_FORMAT = 1, NAME_BYTES = 128 };
 
 static const double MAX_ALPHA = 1e9;
+static const char ADALORA[] = "adalora";
 
 static const struct {
     const char *name;
@@ -312,6 +314,18 @@ static bool write_config(const char *folder, const struct adapter_config *config
     return done;
 }
 
+static bool add_form(json_t *root, const struct adapter_recipe *r) {
+    return !r->diagonal || (json_object_set_new(root, "form", json_string(ADALORA)) == 0 &&
+                            json_object_set_new(root, "orthogonality_weight", json_real(r->orthogonality)) == 0);
+}
+
+static bool read_form(struct adapter_recipe *r, struct json_scope scope, fault *f) {
+    r->diagonal = json_has(scope, "form");
+    return !r->diagonal || (require_word(scope, "form", JSON_REQUIRED, ADALORA, f) &&
+                            json_get_number(scope, "orthogonality_weight", JSON_REQUIRED, 0, HUGE_VAL,
+                                            &r->orthogonality, f));
+}
+
 static bool write_recipe(const char *folder, const struct adapter_recipe *recipe, fault *f) {
     char path[FILE_PATH_MAX];
     if (recipe->seed > INT64_MAX) {
@@ -322,7 +336,7 @@ static bool write_recipe(const char *folder, const struct adapter_recipe *recipe
                              dropouts_json(&recipe->dropouts));
     bool several = recipe->instances > 1;
     bool done = root && (!several || json_object_set_new(root, "instances", json_integer(recipe->instances)) == 0) &&
-                        consistency_add_json(root, &recipe->consistency)
+                        add_form(root, recipe) && consistency_add_json(root, &recipe->consistency)
                     ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f)
                     : fault_memory(f, RECIPE_FILE);
     json_decref(root);
@@ -352,7 +366,7 @@ static bool read_recipe(struct adapter_recipe *recipe, struct json_scope scope, 
     }
     recipe->seed = (uint64_t)seed;
     recipe->instances = (unsigned)instances;
-    return dropouts_from_json(&recipe->dropouts, scope, "dropouts", f) &&
+    return read_form(recipe, scope, f) && dropouts_from_json(&recipe->dropouts, scope, "dropouts", f) &&
            consistency_from_json(&recipe->consistency, scope, f);
 }
 
@@ -410,12 +424,12 @@ static void free_listing(struct listing *list) {
 }
 
 static bool make_listing(struct listing *list, unsigned r, const struct adapter_tensors *tensors, size_t count,
-                         fault *f) {
+                         size_t extras, fault *f) {
     size_t outputs = 0;
     for (size_t i = 0; i < count; i++) {
         outputs += tensors[i].n_out;
     }
-    list->sources = calloc(2 * count + 1, sizeof *list->sources);
+    list->sources = calloc(2 * count + extras + 1, sizeof *list->sources);
     list->names = calloc(2 * count + 1, sizeof *list->names);
     list->b = malloc((outputs * r + 1) * sizeof *list->b);
     if (!list->sources || !list->names || !list->b) {
@@ -437,13 +451,13 @@ static bool make_listing(struct listing *list, unsigned r, const struct adapter_
 }
 
 bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_tensors *tensors, size_t count,
-                           const struct tensor_source *extra, fault *f) {
+                           const struct tensor_source *extra, size_t extras, fault *f) {
     struct listing list = {0};
-    bool done = make_listing(&list, r, tensors, count, f);
-    if (done) {
-        list.sources[2 * count] = extra ? *extra : (struct tensor_source){0};
-        done = safetensors_write(path, list.sources, 2 * count + (extra != NULL), f);
+    bool done = make_listing(&list, r, tensors, count, extras, f);
+    for (size_t i = 0; done && i < extras; i++) {
+        list.sources[2 * count + i] = extra[i];
     }
+    done = done && safetensors_write(path, list.sources, 2 * count + extras, f);
     free_listing(&list);
     return done;
 }
@@ -453,7 +467,7 @@ bool adapter_write(const char *folder, const struct adapter_config *config, cons
     char path[FILE_PATH_MAX];
     return file_make_folders(folder, f) && write_config(folder, config, tensors, count, f) &&
            write_recipe(folder, recipe, f) && file_path(path, folder, TENSOR_FILE, f) &&
-           adapter_write_tensors(path, config->r, tensors, count, NULL, f);
+           adapter_write_tensors(path, config->r, tensors, count, NULL, 0, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

@@ -53,7 +53,9 @@ struct adapter_recipe {
     uint64_t seed; // below 2^63
     struct dropouts dropouts;
     struct consistency consistency;
-    unsigned instances; // of LoRA Dropout
+    unsigned instances;   // of LoRA Dropout
+    bool diagonal;        // trained as P L Q, of which the adapter holds P and the product L Q
+    double orthogonality; // of that form
 };
 
 // The matrices of one module. B is held transposed, as the kernels want it.
@@ -70,9 +72,9 @@ struct adapter_tensors {
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f);
 
-// Only tensors, named as in a PEFT adapter, into one file; extra: one more, or NULL.
+// Only tensors, named as in a PEFT adapter, into one file, and some more.
 bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_tensors *tensors, size_t count,
-                           const struct tensor_source *extra, fault *f);
+                           const struct tensor_source *extra, size_t extras, fault *f);
 
 // adapter_config.json. What this trainer does not do (a bias, DoRA, patterns of ranks, ...) is refused by name.
 bool adapter_read_config(struct adapter_config *config, const char *folder, fault *f);

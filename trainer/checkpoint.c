@@ -112,8 +112,9 @@ static bool write_moments(const char *folder, const struct lora *l, fault *f) {
     const struct tensor_source tensors[] = {
         {.name = "moment1", .ndim = 1, .shape = {l->parameters}, .data = l->moment1},
         {.name = "moment2", .ndim = 1, .shape = {l->parameters}, .data = l->moment2},
+        {.name = "values", .ndim = 1, .shape = {l->parameters}, .data = l->value}, // which the adapter multiplies
     };
-    return file_path(path, folder, MOMENTS_FILE, f) && safetensors_write(path, tensors, 2, f);
+    return file_path(path, folder, MOMENTS_FILE, f) && safetensors_write(path, tensors, l->diagonal ? 3 : 2, f);
 }
 
 static bool write_best(const char *folder, const float *best, size_t parameters, fault *f) {
@@ -184,13 +185,20 @@ bool checkpoint_read_state(const char *folder, struct checkpoint *c, fault *f) {
 static bool read_moments(const char *folder, struct lora *l, fault *f) {
     char path[FILE_PATH_MAX];
     struct safetensors *file = NULL;
-    const struct tensor_view *first, *second;
+    const struct tensor_view *first, *second, *values;
     bool done = file_path(path, folder, MOMENTS_FILE, f) && safetensors_open(&file, path, f) &&
                 safetensors_weight(file, "moment1", 1, &l->parameters, &first, f) &&
                 safetensors_weight(file, "moment2", 1, &l->parameters, &second, f);
     if (done) {
         tensor_widen(first, 0, l->parameters, l->moment1);
         tensor_widen(second, 0, l->parameters, l->moment2);
+    }
+    if (done && l->diagonal) {
+        done = safetensors_weight(file, "values", 1, &l->parameters, &values, f);
+        if (done) {
+            tensor_widen(values, 0, l->parameters, l->value);
+            lora_refresh(l);
+        }
     }
     safetensors_close(file);
     return done;
@@ -211,6 +219,6 @@ bool checkpoint_read_best(const char *folder, float *best, size_t parameters, fa
 
 bool checkpoint_read_values(const char *folder, struct lora *l, struct history *history, fault *f) {
     char metrics[FILE_PATH_MAX];
-    return lora_read(l, folder, f) && read_moments(folder, l, f) && file_path(metrics, folder, METRICS_FILE, f) &&
-           history_read(history, metrics, f);
+    return (l->diagonal || lora_read(l, folder, f)) && read_moments(folder, l, f) &&
+           file_path(metrics, folder, METRICS_FILE, f) && history_read(history, metrics, f);
 }

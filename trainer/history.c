@@ -40,9 +40,12 @@ enum { LINE_SIZE = 1024 }; // %.1f alone can take 311
 
 // Seventeen digits give every double back.
 static int format_line(char line[LINE_SIZE], const struct step_metrics *m) {
-    char held_out[64] = "", answers[96] = "", divergence[64] = "";
+    char held_out[64] = "", answers[96] = "", divergence[64] = "", orthogonality[64] = "";
     if (m->has_divergence) {
         snprintf(divergence, sizeof divergence, ", \"divergence\": %.17g", m->divergence);
+    }
+    if (m->has_orthogonality) {
+        snprintf(orthogonality, sizeof orthogonality, ", \"orthogonality\": %.17g", m->orthogonality);
     }
     if (m->eval_loss >= 0) {
         snprintf(held_out, sizeof held_out, ", \"eval_loss\": %.17g", m->eval_loss);
@@ -52,10 +55,10 @@ static int format_line(char line[LINE_SIZE], const struct step_metrics *m) {
                  m->eval_ece);
     }
     return snprintf(line, LINE_SIZE,
-                    "{\"step\": %" PRIu64 ", \"loss\": %.17g%s, \"learning_rate\": %.17g, \"grad_norm\": %.17g, "
+                    "{\"step\": %" PRIu64 ", \"loss\": %.17g%s%s, \"learning_rate\": %.17g, \"grad_norm\": %.17g, "
                     "\"tokens_per_second\": %.1f%s%s}\n",
-                    m->step, m->loss, divergence, m->learning_rate, m->grad_norm, m->tokens_per_second, held_out,
-                    answers);
+                    m->step, m->loss, divergence, orthogonality, m->learning_rate, m->grad_norm, m->tokens_per_second,
+                    held_out, answers);
 }
 
 bool history_print_line(FILE *out, const struct step_metrics *m) {
@@ -83,12 +86,16 @@ static bool read_line(struct history *h, const uint8_t *line, size_t size, const
         return false;
     }
     struct json_scope s = {.object = root, .file = path};
-    struct step_metrics m = {
-        .eval_loss = -1, .eval_accuracy = -1, .eval_ece = -1, .has_divergence = json_has(s, "divergence")};
+    struct step_metrics m = {.eval_loss = -1,
+                             .eval_accuracy = -1,
+                             .eval_ece = -1,
+                             .has_divergence = json_has(s, "divergence"),
+                             .has_orthogonality = json_has(s, "orthogonality")};
     int64_t step = 0;
     bool done = json_get_integer(s, "step", JSON_REQUIRED, 1, INT64_MAX, &step, f) &&
                 json_get_number(s, "loss", JSON_REQUIRED, -HUGE_VAL, HUGE_VAL, &m.loss, f) &&
                 json_get_number(s, "divergence", JSON_OPTIONAL, -HUGE_VAL, HUGE_VAL, &m.divergence, f) &&
+                json_get_number(s, "orthogonality", JSON_OPTIONAL, 0, HUGE_VAL, &m.orthogonality, f) &&
                 json_get_number(s, "learning_rate", JSON_REQUIRED, 0, HUGE_VAL, &m.learning_rate, f) &&
                 json_get_number(s, "grad_norm", JSON_REQUIRED, 0, HUGE_VAL, &m.grad_norm, f) &&
                 json_get_number(s, "tokens_per_second", JSON_REQUIRED, 0, HUGE_VAL, &m.tokens_per_second, f) &&

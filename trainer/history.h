@@ -15,6 +15,8 @@ struct step_metrics {
     double tokens_per_second;
     bool has_divergence;
     double divergence; // nats per target between the two branches
+    bool has_orthogonality;
+    double orthogonality;           // AdaLoRA's terms of all modules, without their weight
     double eval_loss;               // held-out, after the step; negative: not evaluated there
     double eval_accuracy, eval_ece; // negative: choices were not scored there
 };

@@ -104,7 +104,7 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
         bool drops = l->limits.mode > LLAMA_FORWARD;
         args.rank = l->lora->rank;
         args.scale = l->lora->scale * (drops ? 1 : m->mean);
-        args.a = m->a;
+        args.a = m->la;
         args.bt = m->bt;
         args.u = l->layers[layer].u[i];
         if (l->limits.mode >= LLAMA_BRANCH) {

@@ -2,7 +2,9 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "adalora.h"
 #include "arena.h"
 #include "library.h"
 
@@ -73,7 +75,7 @@ static bool list_modules(struct lora *l, const struct model_config *model, const
             if (!place_dropouts(m, o, f)) {
                 return false;
             }
-            l->parameters += l->rank * (m->n_in + m->n_out);
+            l->parameters += l->rank * (m->n_in + m->n_out + l->diagonal);
         }
     }
     return true;
@@ -100,10 +102,13 @@ static void carve(struct lora *l, struct arena *a, uint64_t leaves, enum lora_us
     for (size_t i = 0; i < l->count; i++) {
         struct lora_module *m = &l->list[i];
         size_t size_a = l->rank * m->n_in, size_b = l->rank * m->n_out;
+        float *la = l->diagonal ? arena_floats(a, 1, size_a) : NULL;
         if (next) {
             m->a = next;
             m->bt = next + size_a;
-            next += size_a + size_b;
+            m->diagonal = l->diagonal ? m->bt + size_b : NULL;
+            m->la = l->diagonal ? la : m->a;
+            next = m->bt + size_b + (l->diagonal ? l->rank : 0);
         }
         if (use == LORA_TRAINING) {
             carve_sums(&m->da, a, m->sums, size_a, leaves);
@@ -116,6 +121,8 @@ bool lora_make(struct lora *l, const struct model_config *model, const struct lo
                fault *f) {
     const struct adapter_config *c = &o->config;
     *l = (struct lora){.rank = c->r, .modules = c->modules, .dropouts = o->dropouts};
+    l->diagonal = o->diagonal;
+    l->orthogonality = o->orthogonality;
     l->scale = c->rslora ? c->alpha / sqrt((double)c->r) : c->alpha / (double)c->r;
     find_layers(l, &c->layers, model->layers);
     find_fork(l, model->layers, o->instances);
@@ -144,7 +151,14 @@ bool lora_make(struct lora *l, const struct model_config *model, const struct lo
             l->gradient[i] = l->moment1[i] = l->moment2[i] = 0;
         }
     }
+    lora_refresh(l);
     return true;
+}
+
+void lora_refresh(struct lora *l) {
+    if (l->diagonal) {
+        adalora_multiply(l);
+    }
 }
 
 void lora_free(struct lora *l) {
@@ -176,14 +190,18 @@ bool lora_initialise(struct lora *l, uint64_t seed, bool random_b, fault *f) {
         struct lora_module *m = &l->list[i];
         lod_error err;
         uint32_t site_a, site_b;
+        bool diagonal = m->diagonal && random_b;
         lod_status a = lod_site(LOD_DOMAIN_INIT, m->layer, LOD_POSITION_LORA_A + m->module, 0, 0, &site_a, &err);
         lod_status b = lod_site(LOD_DOMAIN_INIT, m->layer, LOD_POSITION_LORA_B + m->module, 0, 0, &site_b, &err);
         if (!library_done(a != LOD_OK ? a : b, &err, f) ||
             !fill_uniform(m->a, l->rank, m->n_in, 1 / sqrt((double)m->n_in), seed, site_a, f) ||
-            (random_b && !fill_uniform(m->bt, l->rank, m->n_out, 1 / sqrt((double)m->n_out), seed, site_b, f))) {
+            ((random_b || m->diagonal) &&
+             !fill_uniform(m->bt, l->rank, m->n_out, 1 / sqrt((double)m->n_out), seed, site_b, f)) ||
+            (diagonal && !fill_uniform(m->diagonal, 1, l->rank, 1, seed, site_b | 1, f))) { // of another head
             return false;
         }
     }
+    lora_refresh(l);
     return true;
 }
 
@@ -211,7 +229,7 @@ static bool list_tensors(struct adapter_tensors **list, const struct lora *l, fl
                                               .n_in = m->n_in,
                                               .n_out = m->n_out,
                                               .mean = m->mean,
-                                              .a = values + (m->a - l->value),
+                                              .a = values == l->value ? m->la : values + (m->a - l->value),
                                               .bt = values + (m->bt - l->value)};
     }
     return tensors || fault_memory(f, "the list of adapters");
@@ -234,24 +252,38 @@ bool lora_write(const struct lora *l, const char *folder, const struct adapter_c
 }
 
 bool lora_write_gradient(const struct lora *l, const char *path, double loss, fault *f) {
-    float loss32 = (float)loss;
-    struct tensor_source scalar = {.name = "loss", .data = &loss32};
-    struct adapter_tensors *tensors;
-    bool done = list_tensors(&tensors, l, l->gradient, f) &&
-                adapter_write_tensors(path, (unsigned)l->rank, tensors, l->count, &scalar, f);
+    float loss32 = (float)loss, *diagonals = calloc(l->count * l->rank + 1, sizeof *diagonals);
+    const struct tensor_source extras[] = {
+        {.name = "loss", .data = &loss32},
+        {.name = "lora_E", .ndim = 2, .shape = {l->count, l->rank}, .data = diagonals},
+    };
+    for (size_t i = 0; diagonals && l->diagonal && i < l->count; i++) {
+        const float *from = l->gradient + (l->list[i].diagonal - l->value);
+        memcpy(diagonals + i * l->rank, from, l->rank * sizeof *from);
+    }
+    struct adapter_tensors *tensors = NULL;
+    bool done = (diagonals || fault_memory(f, "the gradient")) && list_tensors(&tensors, l, l->gradient, f) &&
+                adapter_write_tensors(path, (unsigned)l->rank, tensors, l->count, extras, l->diagonal ? 2 : 1, f);
     free(tensors);
+    free(diagonals);
     return done;
 }
 
-double lora_finish_gradient(struct lora *l, double factor) {
+double lora_finish_gradient(struct lora *l, double factor, double *orthogonality) {
     for (size_t i = 0; i < l->count; i++) {
         struct lora_module *m = &l->list[i];
         lod_grad_sum_finish_all(m->da, m->sums, l->gradient + (m->a - l->value));
         lod_grad_sum_finish_all(m->dbt, m->sums, l->gradient + (m->bt - l->value));
     }
-    double squares = 0;
+    if (l->diagonal) {
+        adalora_split(l);
+    }
     for (size_t i = 0; i < l->parameters; i++) {
         l->gradient[i] *= (float)factor;
+    }
+    *orthogonality = l->diagonal ? adalora_orthogonality(l, l->orthogonality) : 0;
+    double squares = 0;
+    for (size_t i = 0; i < l->parameters; i++) {
         squares += (double)l->gradient[i] * l->gradient[i];
     }
     return sqrt(squares);

@@ -117,6 +117,8 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
     struct lora_options options = {.config = t->config,
                                    .dropouts = t->dropouts,
                                    .instances = t->recipe.instances,
+                                   .diagonal = t->recipe.diagonal,
+                                   .orthogonality = t->recipe.orthogonality,
                                    .leaves = batch_branches(t) * (leaves < count ? leaves : count)};
     if (!lora_make(&t->lora, &t->model.config, &options, LORA_TRAINING, f)) {
         return false;

@@ -124,7 +124,9 @@ static bool update(struct training *t, const lod_plan *plan, double rate, fault 
                            .weight_decay = t->options->weight_decay,
                            .step = t->step + 1};
     lod_error err;
-    return library_done(lod_adamw(plan, &args, &err), &err, f);
+    bool done = library_done(lod_adamw(plan, &args, &err), &err, f);
+    lora_refresh(l);
+    return done;
 }
 
 static bool step(struct training *t, const lod_plan *plan, struct step_metrics *m, const struct visit *v, fault *f) {
@@ -140,11 +142,12 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
                                .loss = loss / terms,
                                .has_divergence = t->recipe.consistency.kind != CONSISTENCY_NONE,
                                .divergence = sums.divergence / (double)v->targets,
+                               .has_orthogonality = t->lora.diagonal,
                                .learning_rate = schedule_rate(&t->schedule, t->step),
-                               .grad_norm = lora_finish_gradient(&t->lora, 1 / terms),
                                .eval_loss = -1,
                                .eval_accuracy = -1,
                                .eval_ece = -1};
+    m->grad_norm = lora_finish_gradient(&t->lora, 1 / terms, &m->orthogonality);
     if (*t->options->dump_gradients && t->step == 0 &&
         !lora_write_gradient(&t->lora, t->options->dump_gradients, m->loss, f)) {
         return false;
@@ -283,6 +286,7 @@ static bool settle(struct training *t, fault *f) {
     if (t->best_value && t->best.step) {
         t->adapter_step = t->best.step;
         memcpy(t->lora.value, t->best_value, t->lora.parameters * sizeof *t->best_value);
+        lora_refresh(&t->lora);
     }
     bool whole = t->held_out.kind != DATASET_CHOICE || t->evaluated.has_answers;
     return !t->held_out.count || (t->evaluated_step == t->adapter_step && whole) ||

@@ -39,6 +39,9 @@ static const struct option LIST[] = {
      "masks for each example, whose losses are averaged (default 1, of lora-dropout 4)"},
     {"mask-per-kv-head", OPTION_SWITCH, AT(mask_per_kv_head), 0, 0, NULL,
      "column and span at attention: one key set a KV head, not a query head"},
+    {"form", OPTION_TEXT, AT(form), 0, 0, "NAME",
+     "lora (default), or adalora: B L A with a diagonal L, and orthogonality, see below"},
+    {"orthogonality-weight", OPTION_NUMBER, AT(orthogonality_weight), 0, 1e9, "X", "of adalora's terms (default 0.1)"},
     {"lora-r", OPTION_INTEGER, AT(lora_r), 1, MOST_RANK, "N", "rank (default 8)"},
     {"lora-alpha", OPTION_NUMBER, AT(lora_alpha), 0, 1e9, "X", "scale is alpha / r (default 16)"},
     {"lora-dropout", OPTION_RATE, AT(lora_dropout), 0, 0, "P",
@@ -123,6 +126,9 @@ static const char REST[] =
     "the first layer with a dropout they share. Together they take the activations of N examples; --memory-limit\n"
     "runs fewer at a time, down to one, where the whole process would take more memory, in training, than that.\n"
     "It changes no bit.\n\n"
+    "The form of AdaLoRA (arXiv 2303.10512) is dW = s P L Q, P being B and Q being A, of which lora_a and lora_b\n"
+    "drop rows and columns; L is diagonal, starts at 0 and is never dropped. X times ||P'P - I||^2 + ||QQ' - I||^2\n"
+    "of every module joins the loss; metrics.jsonl shows the sum of these terms. The adapter has L Q for A.\n\n"
     "Consistency adds X times a divergence of two passes' predictions to the loss of each target: kl, r-drop\n"
     "(KL(P||Q) + KL(Q||P)) / 2 of passes with different masks, the gradient through the first pass alone (kl)\n"
     "or, with the mean of both losses, through both (r-drop); js, the Jensen-Shannon divergence from a pass\n"
@@ -169,6 +175,8 @@ static const struct train_options DEFAULTS = {
     .model_dropout = "off",
     .metric_for_best_model = "loss",
     .consistency_weight = 0.1,
+    .form = "lora",
+    .orthogonality_weight = 0.1,
     .init_b = "zero",
     .lora_r = 8,
     .lora_alpha = 16,
@@ -338,6 +346,9 @@ bool train_options_complete(struct train_options *o, fault *f) {
             return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
         }
     }
+    if (strcmp(o->form, "lora") == 0 && options_given(&train_option_table, given, "orthogonality-weight")) {
+        return fault_set(f, FAULT_USAGE, "lodrop-train", "--orthogonality-weight", "needs --form adalora");
+    }
     return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f) &&
            choose_instances(o, given, f);
 }
@@ -472,6 +483,14 @@ static double input_rate(const struct dropouts *d) {
     return 0;
 }
 
+// A checkpoint holds P, L and Q apart; an adapter does not.
+static bool check_continued(const struct adapter_recipe *recipe, const struct train_options *o, fault *f) {
+    bool split = recipe->diagonal || strcmp(o->form, "lora") != 0;
+    return o->resume || !split ||
+           fault_set(f, FAULT_INPUT, o->adapter, "form", "the form of adalora goes on from a checkpoint only, not from "
+                                                        "an adapter, which has the product of L and Q");
+}
+
 // Of an adapter that the run continues, or of a new one.
 static bool read_adapter(struct adapter_config *config, const struct train_options *o, const char *from, fault *f) {
     struct adapter_recipe recipe;
@@ -479,7 +498,15 @@ static bool read_adapter(struct adapter_config *config, const struct train_optio
     return adapter_modules_parse(o->target_modules, &config->modules, f) &&
            (!*o->layers_to_transform || layers_parse(&config->layers, o->layers_to_transform, "lodrop-train",
                                                      "--layers-to-transform", f)) &&
-           (!*from || adapter_read(config, &recipe, from, f));
+           (!*from || (adapter_read(config, &recipe, from, f) && check_continued(&recipe, o, f)));
+}
+
+// P, L and Q.
+static bool choose_form(struct adapter_recipe *recipe, const struct train_options *o, fault *f) {
+    recipe->diagonal = strcmp(o->form, "adalora") == 0;
+    recipe->orthogonality = o->orthogonality_weight;
+    return recipe->diagonal || strcmp(o->form, "lora") == 0 ||
+           fault_set(f, FAULT_INPUT, "lodrop-train", "--form", "'%s' is not lora or adalora", o->form);
 }
 
 static bool check_instances(const struct adapter_recipe *recipe, fault *f) {
@@ -502,7 +529,7 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
         return fault_set(f, FAULT_INPUT, "lodrop-train", "--init-b", "'%s' is not zero or random", o->init_b);
     }
-    if (!read_adapter(config, o, from, f)) {
+    if (!read_adapter(config, o, from, f) || !choose_form(recipe, o, f)) {
         return false;
     }
     name_model(config->base_model, o->model);

@@ -13,12 +13,14 @@ struct train_options {
     char model_dropout[OPTION_TEXT_SIZE], consistency[OPTION_TEXT_SIZE]; // empty: none
     char metric_for_best_model[OPTION_TEXT_SIZE];
     char layers_to_transform[OPTION_TEXT_SIZE]; // empty: all
+    char form[OPTION_TEXT_SIZE];
     char init_b[OPTION_TEXT_SIZE], dump_gradients[OPTION_TEXT_SIZE]; // for tests
     struct option_list drop;
     int64_t lora_r, max_length, batch_size, grad_accum, epochs, max_steps, seed, threads, save_steps, stop_after;
     int64_t eval_steps, early_stopping_patience; // 0: after every epoch; never
     int64_t instances, memory_limit;
-    double consistency_weight, lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
+    double consistency_weight, orthogonality_weight;
+    double lora_alpha, lora_dropout, rate, learning_rate, warmup_ratio, weight_decay, max_grad_norm;
     double early_stopping_threshold;
     bool load_best_model_at_end, tune, mask_per_kv_head, use_rslora, recompute, resume, print_config;
     char sweep[OPTION_TEXT_SIZE]; // empty: one run

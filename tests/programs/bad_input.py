@@ -252,6 +252,10 @@ OPTIONS = [
      ["--layers-to-transform", "'upper'", "later-half"]),
     ("adapters in layers beyond the model", ["--layers-to-transform", "1-2"], DAMAGED,
      ["--layers-to-transform", "layer 2", "layers 0 to 1 only"]),
+    ("another form", ["--form", "lokr"], DAMAGED, ["--form", "'lokr'", "lora or adalora"]),
+    ("a weight of no terms", ["--orthogonality-weight", "1"], USAGE, ["--orthogonality-weight", "--form adalora"]),
+    ("a weight of terms below 0", ["--form", "adalora", "--orthogonality-weight", "-1"], DAMAGED,
+     ["--orthogonality-weight", "is -1"]),
     ("a limit that is no memory", ["--memory-limit", "2GB"], DAMAGED, ["--memory-limit", "'2GB'", "GiB"]),
     ("a limit of words", ["--memory-limit", "MiB"], DAMAGED, ["--memory-limit", "'MiB'"]),
     ("a limit beyond 64 bits", ["--memory-limit", "99999999999GiB"], DAMAGED, ["--memory-limit", "99999999999GiB"]),
@@ -410,6 +414,27 @@ def check_adapters(numbers):
     refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
 
 
+def check_forms(numbers):
+    """The product of L and Q does not tell them apart: only a checkpoint goes on with them."""
+    case = Case(next(numbers))
+    must(case.train("--form", "adalora"))
+    plain, again = case.folder / "plain", case.folder / "again"
+    must(train(case.model, case.data, plain, "--max-steps", 1))
+    form = ["--form", "adalora"]
+    for what, adapter, options in [("its form", case.output, []), ("its form, asked for", case.output, form),
+                                   ("another form", plain, form)]:
+        done = train(case.model, case.data, again, "--adapter", adapter, *options)
+        expect_refusal(f"an adapter to continue in {what}", done, [str(adapter), "form", "from a checkpoint only"])
+        expect_no_output(f"an adapter to continue in {what}", again)
+    case = Case(next(numbers))
+    must(case.train("--form", "adalora", "--stop-after", 1))
+    moments = case.output / "checkpoint" / "moments.safetensors"
+    header, data = read_safetensors(moments)
+    header["value"] = header.pop("values")
+    write_safetensors(moments, header, data)
+    expect_refusal("a checkpoint without P, L and Q", resume(case.output), ["moments.safetensors", "values", "missing"])
+
+
 def check_ensembles(numbers):
     """What lodrop-eval does not take together."""
     case = Case(next(numbers))
@@ -466,6 +491,8 @@ def check_recipes(numbers):
     for what, change, words in [
         ("recipe of another consistency", {"consistency": "l2"}, ["consistency", "'l2'"]),
         ("recipe of a consistency without weight", {"consistency": "kl"}, ["consistency_weight", "missing"]),
+        ("recipe of another form", {"form": "lokr"}, ["form", '"lokr"', '"adalora"']),
+        ("recipe of a form without weight", {"form": "adalora"}, ["orthogonality_weight", "missing"]),
         ("recipe of no instances", {"instances": 0}, ["instances", "is 0"]),
         ("recipe of a weight below 0", {"consistency": "js", "consistency_weight": -1}, ["consistency_weight", "-1"]),
     ]:
@@ -483,7 +510,8 @@ def check_resume(numbers):
     for flag, *value in [["--lora-r", 4], ["--model-dropout", "config"], ["--consistency", "kl"],
                          ["--method", "dropkey"], ["--rate", 0.2], ["--mask-per-kv-head"],
                          ["--drop", "attn_logit:column:0.1"], ["--eval-steps", 2], ["--early-stopping-patience", 1],
-                         ["--instances", 2], ["--layers-to-transform", "1"]]:
+                         ["--instances", 2], ["--layers-to-transform", "1"],
+                         ["--form", "adalora"]]:
         expect_refusal(f"--resume with another {flag}", resume(case.output, flag, *value), [flag, "differs"])
     other = write_texts(case.folder / "other.jsonl", count=10, seed=99)
     expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
@@ -591,6 +619,7 @@ check_adapters(numbers)
 check_recipes(numbers)
 check_models_own(numbers)
 check_ensembles(numbers)
+check_forms(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)

@@ -146,6 +146,17 @@ def check_alpha(folder, model, data):
         expect(f"alpha, {name}: a run that continues it", recipe["lora_alpha"] == 16, recipe)
 
 
+def check_form(folder, model, data):
+    output = folder / "form"
+    must(train(model, data, output, "--form", "adalora", "--orthogonality-weight", "0.5", "--max-steps", 2))
+    recipe = json.loads((output / "lodrop.json").read_text())
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    expect("form: lodrop.json", (recipe["form"], recipe["orthogonality_weight"]) == ("adalora", 0.5), recipe)
+    expect("form: orthogonality in metrics.jsonl", all(json.loads(line)["orthogonality"] > 0 for line in lines), lines)
+    config = json.loads((output / "adapter_config.json").read_text())
+    expect("form: a LoRA adapter to PEFT", config["peft_type"] == "LORA", config)
+
+
 def check_layers(folder, model, data):
     """PEFT's list of layers; --adapter takes it over."""
     first, second = folder / "layers 1", folder / "layers 2"
@@ -174,6 +185,7 @@ for number, (options, instances) in enumerate(INSTANCES):
     check_instances(options, instances, MODEL, DATA, folder / f"instances{number}")
 check_alpha(folder, MODEL, DATA)
 check_layers(folder, MODEL, DATA)
+check_form(folder, MODEL, DATA)
 check_layers_of_input(MODEL, DATA, folder / "layers")
 check_models_own(folder, DATA)
 for number, (options, dropouts, consistency) in enumerate(CONSISTENCIES):

@@ -134,7 +134,8 @@ static void run(twin *t, const model_batch *b, enum llama_mode mode, unsigned th
              llama_backward(llama, &batch, f),
          f);
     llama_close(llama);
-    lora_finish_gradient(&t->lora, 1);
+    double none;
+    lora_finish_gradient(&t->lora, 1, &none);
 }
 
 // The batch's segments once for each of some instances.
@@ -181,7 +182,8 @@ static void run_instances(twin *t, const model_batch *b, enum llama_mode mode, s
     }
     must(llama_join(llama, &shared.batch, f), f);
     llama_close(llama);
-    lora_finish_gradient(&t->lora, 1);
+    double none;
+    lora_finish_gradient(&t->lora, 1, &none);
 }
 
 static void compare(const char *what, const float *got, const double *want, size_t count, double limit) {
