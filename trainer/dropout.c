@@ -140,12 +140,15 @@ static bool find_layers(struct dropout *d, const struct words *w, fault *f) {
     return layers_parse(&d->layers, w->layers, w->file, w->field, f);
 }
 
+double dropout_kept(double p) {
+    return 1 - floor(p * 65536 + 0.5) / 65536;
+}
+
 const char *dropout_rate_refusal(double p) {
     if (!(p >= 0 && p < 1)) {
         return "must be at least 0 and below 1";
     }
-    double threshold = floor(p * 65536 + 0.5); // of 65536 draws, those that are dropped
-    if (p > 0 && (threshold < 1 || threshold > 65535)) {
+    if (p > 0 && (dropout_kept(p) == 0 || dropout_kept(p) == 1)) {
         return "rounds to dropping nothing or everything: masks count in parts of 65536";
     }
     return NULL;

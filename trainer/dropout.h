@@ -52,6 +52,9 @@ struct dropouts {
     struct dropout list[DROPOUT_MOST];
 };
 
+// The share that masks of that rate keep on average: they count in parts of 65536.
+double dropout_kept(double p);
+
 // NULL, or why the masks cannot have that rate.
 const char *dropout_rate_refusal(double p);
 

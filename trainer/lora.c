@@ -18,7 +18,7 @@ static bool place_at(lod_dropout *placed, const lod_dropout *d, lod_domain domai
 
 // What a mask keeps on average of that it does not make up for.
 static double kept(const lod_dropout *d) {
-    return d->compensation == LOD_COMPENSATION_NONE ? 1 - floor(d->p * 65536 + 0.5) / 65536 : 1;
+    return d->compensation == LOD_COMPENSATION_NONE ? dropout_kept(d->p) : 1;
 }
 
 // The layer's dropouts of adapters, at the sites of the module.
