@@ -5,46 +5,13 @@ import shutil
 import subprocess
 
 from harness import (PIECES, command, enter_mount_namespace, environment, expect, finish, mount, must,
-                     read_safetensors, resume, run, scratch, simd_isas, skip, told, train, write_choices, write_lines,
-                     write_model, write_safetensors, write_texts)
+                     read_safetensors, resume, run, simd_isas, skip, train, write_choices, write_lines, write_model,
+                     write_safetensors, write_texts)
+from refusals import DAMAGED, RESOURCE, USAGE, Case, expect_no_output, expect_refusal, place
 
-DAMAGED, USAGE, RESOURCE = 1, 2, 3  # exit statuses
 QUERY, KEY, VALUE = (f"model.layers.1.self_attn.{name}_proj.weight" for name in "qkv")
 TOKENS = str(len(PIECES))
 LAST = "model.layers.1.post_attention_layernorm.weight"
-
-
-class Case:
-    """A good model and good data of its own, to be damaged; and what the programs say of them."""
-
-    def __init__(self, number):
-        self.folder = FOLDER / f"case{number}"
-        self.folder.mkdir()
-        self.model = self.folder / "model"
-        self.data = self.folder / "data.jsonl"
-        self.output = self.folder / "output"
-        shutil.copytree(GOOD_MODEL, self.model)
-        write_texts(self.data, count=10)
-        self.weights = self.model / "model.safetensors"
-        self.config = self.model / "config.json"
-
-    def train(self, *options, **how):
-        return train(self.model, self.data, self.output, "--max-steps", 2, *options, **how)
-
-    def evaluate(self, *options, **how):
-        return run("lodrop-eval", "--model", self.model, "--data", self.data, *options, **how)
-
-
-def expect_refusal(what, done, words, status=DAMAGED, lines=1):
-    """Exactly one line (lines None: a last one, after those of a training that had begun) that holds all the words."""
-    said = done.stderr.splitlines()
-    missing = [word for word in words if not said or word not in said[-1]]
-    okay = done.returncode == status and not missing and done.stderr.endswith("\n") and lines in (None, len(said))
-    expect(what, okay, f"{told(done)}\nwanted: exit status {status}, one line with {words}, without: {missing}")
-
-
-def expect_no_output(what, folder):
-    expect(f"{what}: nothing is left behind", not folder.exists(), folder.is_dir() and list(folder.iterdir()))
 
 
 # --- Damage to files: what, how, words of the message; seen by training and by evaluation ---
@@ -319,7 +286,7 @@ def check_options(numbers):
 
 def check_evaluation(numbers):
     case = Case(next(numbers))
-    case.model, held_out = GOOD_MODEL, ["--eval-data", case.data]
+    case.model, held_out = place() / "good", ["--eval-data", case.data]
     for what, options, words in [
         ("accuracy without choices", ["--metric-for-best-model", "accuracy"], ["data.jsonl", "choices"]),
         ("another metric", ["--metric-for-best-model", "f1"], ["--metric-for-best-model", "'f1'", "loss or accuracy"]),
@@ -377,90 +344,7 @@ def check_isas(numbers):
         expect_refusal(f"LODROP_ISA={isa}, lodrop-info", run("lodrop-info", "--json", isa=isa), words)
 
 
-# --- Adapters and checkpoints ---
-
-
-def check_adapters(numbers):
-    case = Case(next(numbers))
-    must(case.train())
-    config, weights = case.output / "adapter_config.json", case.output / "adapter_model.safetensors"
-    good_config, good_weights = json.loads(config.read_text()), weights.read_bytes()
-    some = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-
-    def refused(what, words):
-        expect_refusal(what, case.evaluate("--adapter", case.output), words)
-        again = case.folder / "again"
-        expect_refusal(f"{what}, trained", train(case.model, case.data, again, "--adapter", case.output), words)
-        expect_no_output(f"{what}, trained", again)
-
-    for what, change, words in [
-        ("adapter of another method", {"peft_type": "LOHA"}, ["peft_type", "LOHA"]),
-        ("adapter with a feature we lack", {"use_dora": True}, ["use_dora", "not supported"]),
-        ("adapter of rank 0", {"r": 0}, ["r", "is 0"]),
-        ("adapter of another rank", {"r": 4}, ["adapter_model.safetensors", "lora_A", "shape"]),
-        ("adapter in layers with a gap", {"layers_to_transform": [0, 2]}, ["layers_to_transform", "without gaps"]),
-        ("adapter in a layer of no number", {"layers_to_transform": "1"}, ["layers_to_transform", "list of layers"]),
-        ("adapter in a layer beyond all", {"layers_to_transform": 1024}, ["layers_to_transform", "list of layers"]),
-        ("adapter with an unknown module", {"target_modules": ["c_attn"]}, ["target_modules", "c_attn"]),
-    ]:
-        config.write_text(json.dumps({**good_config, **change}))
-        refused(what, ["adapter_", *words])
-    config.write_text(json.dumps(good_config))
-    weights.write_bytes(good_weights[:-4])
-    refused("truncated adapter", ["adapter_model.safetensors", "data_offsets"])
-    header, data = read_safetensors(weights)
-    header["stray"] = header.pop(some)
-    write_safetensors(weights, header, data + bytes(4))
-    refused("adapter with a tensor missing", ["adapter_model.safetensors", some, "missing"])
-
-
-def check_forms(numbers):
-    """The product of L and Q does not tell them apart: only a checkpoint goes on with them."""
-    case = Case(next(numbers))
-    must(case.train("--form", "adalora"))
-    plain, again = case.folder / "plain", case.folder / "again"
-    must(train(case.model, case.data, plain, "--max-steps", 1))
-    form = ["--form", "adalora"]
-    for what, adapter, options in [("its form", case.output, []), ("its form, asked for", case.output, form),
-                                   ("another form", plain, form)]:
-        done = train(case.model, case.data, again, "--adapter", adapter, *options)
-        expect_refusal(f"an adapter to continue in {what}", done, [str(adapter), "form", "from a checkpoint only"])
-        expect_no_output(f"an adapter to continue in {what}", again)
-    case = Case(next(numbers))
-    must(case.train("--form", "adalora", "--stop-after", 1))
-    moments = case.output / "checkpoint" / "moments.safetensors"
-    header, data = read_safetensors(moments)
-    header["value"] = header.pop("values")
-    write_safetensors(moments, header, data)
-    expect_refusal("a checkpoint without P, L and Q", resume(case.output), ["moments.safetensors", "values", "missing"])
-
-
-def check_ensembles(numbers):
-    """What lodrop-eval does not take together."""
-    case = Case(next(numbers))
-    must(case.train())
-    adapter, drop = ["--adapter", case.output], ["--drop", "lora_a:column:0.5"]
-    ensemble = [*adapter, "--ensemble", "2"]
-    for what, options, status, words in [
-        ("of no adapter", ["--ensemble", "2"], USAGE, ["--ensemble", "needs --adapter"]),
-        ("of no instances", [*adapter, "--ensemble", "0", *drop], DAMAGED, ["--ensemble", "is 0", "from 1 to 64"]),
-        ("of too many", [*adapter, "--ensemble", "65", *drop], DAMAGED, ["--ensemble", "is 65"]),
-        ("of no masks", ensemble, DAMAGED, ["--ensemble", "trained without dropout of A or B", "--drop"]),
-        ("of votes", [*ensemble, *drop, "--ensemble-of", "votes"], DAMAGED, ["--ensemble-of", "'votes'"]),
-        ("of other dropouts", [*ensemble, "--drop", "attn_logit:column:0.1"], DAMAGED, ["--drop", "lora_b only"]),
-        ("of elements", [*ensemble, "--drop", "lora_a:element:0.1"], DAMAGED, ["lodrop-eval", "--drop", "only column"]),
-        ("with a dropout twice", [*ensemble, *drop, *drop], DAMAGED, ["lodrop-eval", "--drop", "both on A"]),
-        ("in layers beyond the model", [*ensemble, "--drop", "lora_a:column:0.5:none:2"], DAMAGED,
-         ["lodrop-eval", "--drop", "layers 0 to 1 only"]),
-        *((f"of one, with {flag}", [*adapter, flag, value], USAGE, [flag, "needs --ensemble"])
-          for flag, value in [("--seed", "1"), ("--ensemble-of", "logits"), drop]),
-    ]:
-        expect_refusal(f"ensemble {what}", case.evaluate(*options), words, status)
-    (case.output / "lodrop.json").unlink()
-    config = case.output / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "alpha_pattern": {"q_proj": 4}}))
-    done = case.evaluate(*adapter)
-    expect_refusal("a pattern of alphas that nothing explains", done, ["alpha_pattern", "not supported"])
+# --- Models and checkpoints ---
 
 
 def check_models_own(numbers):
@@ -473,31 +357,6 @@ def check_models_own(numbers):
         case.config.write_text(json.dumps({**json.loads(case.config.read_text()), "attention_dropout": rate}))
         expect_refusal(what, case.train("--model-dropout", "config", *options), words)
         expect_no_output(what, case.output)
-
-
-def check_recipes(numbers):
-    """lodrop.json, by which lodrop-eval scales."""
-    case = Case(next(numbers))
-    must(case.train())
-    recipe, entry = case.output / "lodrop.json", {"position": "hidden", "pattern": "element", "p": 0.1}
-    good = json.loads(recipe.read_text())
-    for what, change, words in [
-        ("recipe of another compensation", {"compensation": "none"}, ["dropouts", "does not take none"]),
-        ("recipe of layers beyond the model", {"compensation": "inverted", "layers": "1-2"},
-         ["dropouts", "layers 0 to 1 only"]),
-    ]:
-        recipe.write_text(json.dumps({**good, "dropouts": [{**entry, **change}]}))
-        expect_refusal(what, case.evaluate("--adapter", case.output), ["lodrop.json", *words])
-    for what, change, words in [
-        ("recipe of another consistency", {"consistency": "l2"}, ["consistency", "'l2'"]),
-        ("recipe of a consistency without weight", {"consistency": "kl"}, ["consistency_weight", "missing"]),
-        ("recipe of another form", {"form": "lokr"}, ["form", '"lokr"', '"adalora"']),
-        ("recipe of a form without weight", {"form": "adalora"}, ["orthogonality_weight", "missing"]),
-        ("recipe of no instances", {"instances": 0}, ["instances", "is 0"]),
-        ("recipe of a weight below 0", {"consistency": "js", "consistency_weight": -1}, ["consistency_weight", "-1"]),
-    ]:
-        recipe.write_text(json.dumps({**good, **change}))
-        expect_refusal(what, case.evaluate("--adapter", case.output), ["lodrop.json", *words])
 
 
 def check_resume(numbers):
@@ -604,8 +463,6 @@ def check_good(numbers):
 
 
 mounts = enter_mount_namespace()
-FOLDER = scratch()
-GOOD_MODEL = write_model(FOLDER / "good")
 numbers = iter(range(1000))
 check_good(numbers)
 check_files(numbers)
@@ -615,11 +472,7 @@ check_reliability(numbers)
 check_long_path(numbers)
 check_required(numbers)
 check_isas(numbers)
-check_adapters(numbers)
-check_recipes(numbers)
 check_models_own(numbers)
-check_ensembles(numbers)
-check_forms(numbers)
 check_resume(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)
