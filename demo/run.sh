@@ -1,7 +1,8 @@
 #!/bin/sh
 # The demo: a small language model learns to tell a gloss's class, with LoRA alone, with dropout on LoRA's input, with
-# DropKey: attention without some of its keys, and with HiddenKey: DropKey and HiddenCut in the later half of the
-# layers, two such passes held together. Five seeds each, as many runs side by side as there are CPUs.
+# LoRA Dropout: columns of A and rows of B, the mean loss of four such instances, with DropKey: attention without some of
+# its keys, and with HiddenKey: DropKey and HiddenCut in the later half of the layers, two such passes held together.
+# Five seeds each, as many runs side by side as there are CPUs.
 #
 #     demo/run.sh BUILD [OUTPUT]      OUTPUT: default BUILD/demo
 set -eu
