@@ -168,6 +168,43 @@ def triples(study):
         yield from against_table(against(study["triples"], study.lora(), "lora"), "plain LoRA")
 
 
+def lora_dropout(study):
+    yield "## How much LoRA Dropout?"
+    yield ""
+    if study["lora_dropout"]:
+        yield study["lora_dropout"].markdown()
+        yield "![held-out loss over the rate](lora_dropout/sweep.svg)"
+        yield ""
+        yield from against_table(against(study["lora_dropout"], study.lora(), "lora"), "plain LoRA")
+
+
+def instances(study):
+    yield "## What do more instances bring and cost?"
+    yield ""
+    if study["instances"]:
+        yield study["instances"].markdown()
+        yield "![held-out loss over N](instances/sweep.svg)"
+
+
+def ensembles(study):
+    yield "## Expected masks or an ensemble?"
+    yield ""
+    results = {}
+    for path in (study.output / "ensembles").glob("*,seed=*.json"):
+        results.setdefault(int(path.name.partition(",")[0]), []).append(json.loads(path.read_text()))
+    if not results:
+        return
+    figures = ["loss", *next(iter(results.values()))[0]["metrics"]]
+    yield "The adapters of N = 4, evaluated with the expected masks (off) or as a mean over sampled ones."
+    yield ""
+    yield "| ensemble | seeds | " + " | ".join(figures) + " |"
+    yield "| --- | ---: |" + " ---: |" * len(figures)
+    for size, runs in sorted(results.items()):
+        values = [[{**run, **run["metrics"]}[figure] for run in runs] for figure in figures]
+        cells = [f"{statistics.mean(v):.4f} ± {statistics.stdev(v) if len(v) > 1 else 0:.4f}" for v in values]
+        yield f"| {size or 'off'} | {len(runs)} | " + " | ".join(cells) + " |"
+
+
 def gradients(study):
     yield "## How much do the gradients of DropKey and DropAttention scatter?"
     yield ""
@@ -186,7 +223,7 @@ def gradients(study):
 
 class Study(dict):
     def __init__(self, output):
-        super().__init__({name: Sweep(output / name) for name in ("parts", "ranks", "rates", "triples")})
+        super().__init__({name: Sweep(output / name) for name in ("parts", "ranks", "rates", "triples", "lora_dropout", "instances")})
         self.output = output
 
     def lora(self):
@@ -198,7 +235,7 @@ def main(output):
     study = Study(output)
     lines = ["# The study", "", "The demo's task and base model, 1,000 held-out glosses, 5 epochs, adapters on all linear"
              " modules; times are of one thread with other runs beside it.", ""]
-    for question in (ranks, rates, parts, triples, gradients):
+    for question in (ranks, rates, parts, triples, lora_dropout, instances, ensembles, gradients):
         lines += [*question(study), ""]
     path = output / "study.md"
     path.write_text("\n".join(lines))

@@ -21,11 +21,23 @@ fi
 model=$demo/base
 data=$output/data/train.jsonl
 # The scale is 8 / sqrt(r) at every rank: 2 at r = 16, as in the demo.
-for name in parts ranks rates triples; do
+for name in parts ranks rates triples lora_dropout instances; do
     echo "== $name"
     "$build/lodrop-train" --sweep "$study/$name.json" --output "$output/$name" --model "$model" --data "$data" \
         --eval-data "$output/heldout.jsonl" --target-modules all-linear --use-rslora --lora-alpha 8 \
         --learning-rate 3e-3 --batch-size 16 --epochs 5 --threads 1 --jobs "$(nproc)" "$@"
+done
+echo "== ensembles"
+mkdir -p "$output/ensembles"
+for seed in 0 1 2; do
+    for size in 0 4 16; do
+        result=$output/ensembles/$size,seed=$seed.json
+        [ -f "$result" ] || {
+            "$build/lodrop-eval" --model "$model" --adapter "$output/instances/instances=4,seed=$seed" \
+                --data "$output/heldout.jsonl" --json $([ $size = 0 ] || echo --ensemble $size) > "$result.new"
+            mv "$result.new" "$result"
+        }
+    done
 done
 echo "== gradients"
 python3 "$study/gradients.py" "$build" "$model" "$data" "$output/gradients"
