@@ -137,6 +137,25 @@ static lod_range entries_of(const lod_key_list *list, lod_range keys) {
     return entries;
 }
 
+static void clear_key(const lod_attention_call *c, const lod_attention_piece *p, size_t key, bool dk) {
+    const lod_attention_args *a = c->args;
+    const size_t token = a->keys.start[p->segment] + key;
+    if (dk) memset(a->dk + token * a->ldk + p->kv * c->d, 0, c->d * sizeof(float));
+    memset(a->dv + token * a->ldv + p->kv * c->d, 0, c->d * sizeof(float));
+}
+
+// Keys that the first list lacks have gradients of zero, unless a second list of dropped keys brings their dK.
+static void clear_dropped(const work *t, const lod_key_list lists[2], size_t count) {
+    size_t entry = entries_of(&lists[0], t->p->keys).begin;
+    for (size_t key = t->p->keys.begin; key < t->p->keys.end; key++) {
+        if (entry < lists[0].count && lists[0].index[entry] == key) {
+            entry++;
+        } else {
+            clear_key(t->c, t->p, key, count == 1);
+        }
+    }
+}
+
 static void run_list(const work *t, const lod_key_list *list, lod_range heads) {
     const lod_range entries = entries_of(list, t->p->keys);
     const size_t end = lod_min(entries.end, list->limit[t->p->queries.end - 1]);
@@ -156,24 +175,17 @@ static void run_set(const lod_attention_call *c, const lod_attention_piece *p, l
     size_t count = lod_key_lists(c, p, heads.begin, w, lists);
     for (size_t head = heads.begin; head < heads.end; head++) begin_head(&t, head, &probe);
     t.step = isnan(probe) ? 1 : c->kernels.tile->mr;
+    if (p->dkv && c->compact && t.fresh) clear_dropped(&t, lists, count);
     for (size_t i = 0; i < count; i++) run_list(&t, &lists[i], heads);
     for (size_t head = heads.begin; head < heads.end; head++) end_head(&t, head);
 }
 
-static void clear_keys(const lod_attention_call *c, const lod_attention_piece *p) {
-    const lod_attention_args *a = c->args;
-    const size_t start = a->keys.start[p->segment];
-    for (size_t t = start + p->keys.begin; t < start + p->keys.end; t++) {
-        memset(a->dk + t * a->ldk + p->kv * c->d, 0, c->d * sizeof(float));
-        memset(a->dv + t * a->ldv + p->kv * c->d, 0, c->d * sizeof(float));
-    }
-}
-
 void lod_attention_backward_piece(const lod_attention_call *c, const lod_attention_piece *p,
                                   const lod_attention_scratch *w) {
-    // Dropped keys stay zero; all others are written, since a segment's last query sees every key.
-    if (p->dkv && (c->compact || p->queries.begin == p->queries.end)) clear_keys(c, p);
-    if (p->queries.begin == p->queries.end) return;
+    if (p->queries.begin == p->queries.end) {
+        for (size_t key = p->keys.begin; p->dkv && key < p->keys.end; key++) clear_key(c, p, key, true);
+        return;
+    }
     if (!p->dq && p->keys.begin == p->keys.end) return; // more parts than blocks of keys
     for (size_t head = 0; head < c->group; head += c->sharing) run_set(c, p, lod_sharing_heads(c, head), w);
 }
