@@ -29,11 +29,20 @@ CASES = {
     "attention-dropkey-element": Case("attention", f"element DropKey {ELEMENT_RATE}", "attention"),
     "attention-dropout": Case("attention", f"attention dropout {DROPOUT_RATE}", "attention"),
     "step": Case("steps", f"LoRA, dropout {DROPOUT_RATE}"),
+    "step-hiddenkey-minus": Case("steps", f"HiddenKey-, {DROPOUT_RATE}"),
+    "step-hiddenkey": Case("steps", f"HiddenKey, {DROPOUT_RATE}"),
+    "cost": Case("costs", "LoRA"),
+    "cost-hiddenkey-minus": Case("costs", f"HiddenKey-, {DROPOUT_RATE}", "cost"),
+    "cost-hiddenkey": Case("costs", f"HiddenKey, {DROPOUT_RATE}", "cost-hiddenkey-minus"),
+    "cost-everywhere-hiddenkey-minus": Case("costs", f"HiddenKey- in all layers, {DROPOUT_RATE}", "cost"),
+    "cost-everywhere-hiddenkey": Case("costs", f"HiddenKey in all layers, {DROPOUT_RATE}",
+                                      "cost-everywhere-hiddenkey-minus"),
 }
 TABLES = {
     "layers": "A linear layer, forward and backward (product: forward of the frozen one alone). lodrop has W packed.",
     "attention": "Attention, forward and backward.",
     "steps": "Whole fine-tuning steps, each program in a process of its own.",
+    "costs": "Whole fine-tuning steps of lodrop's methods beside each other.",
 }
 
 
@@ -129,6 +138,23 @@ def step_table(rows):
     return head, lines
 
 
+def cost_table(rows):
+    """A line a case and shape."""
+    head = ["model and work", "threads", "method", "tokens/s", "GiB", "beside", "time", "memory"]
+    lines = []
+    for row in rows:
+        beside = ["-"] * 3
+        if row.get("over"):
+            beside = [CASES[CASES[row["case"]].over].title, ratio_cell(*row["over"]), f"{row['memory_over']:.2f} x"]
+        lines.append([
+            row["shape"], str(row["threads"]), CASES[row["case"]].title, f"{row['tokens_per_second']['ours']:.0f}",
+            f"{row['memory_bytes']['ours'] / 2**30:.2f}", *beside])
+    return head, lines
+
+
+LAYOUTS = {"steps": step_table, "costs": cost_table}
+
+
 def markdown_table(head, lines):
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (head, ["---"] * len(head), *lines))
 
@@ -138,7 +164,7 @@ def markdown(head, rows):
     for name, title in TABLES.items():
         mine = [row for row in rows if CASES[row["case"]].table == name]
         if mine:
-            parts += [title + "\n", markdown_table(*(step_table if name == "steps" else wide_table)(mine))]
+            parts += [title + "\n", markdown_table(*LAYOUTS.get(name, wide_table)(mine))]
     return "\n".join(parts)
 
 

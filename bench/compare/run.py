@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "interop"))
 import attention
+import cost
 import host
 import layers
 import lodrop_library as lod
@@ -24,7 +25,7 @@ import report
 import step
 
 GROUPS = {"layers": layers.Layers, "attention": attention.Attentions}
-SHAPES = [*step.SHAPES, *layers.SHAPES, *attention.SHAPES]
+SHAPES = [*step.SHAPES, *cost.SHAPES, *layers.SHAPES, *attention.SHAPES]
 ROUNDS, STEP_ROUNDS, THREADS, STEP_THREADS = 9, 3, 1, 2
 
 
@@ -84,9 +85,11 @@ class Comparison:
         """First: processes inherit the peak of this one's memory, and it has no PyTorch yet."""
         o = self.options
         setting = {"threads": o.threads or STEP_THREADS, "isa": self.isa}
-        cases = [case for case in o.only if case in step.METHODS]
-        for name, work in self.shapes(step).items() if cases else ():
-            self.add(name, step.measure_work(o.build, o.output, work, cases, setting, self.step_rounds, o.only_ours))
+        for module in (step, cost):
+            cases = [case for case in o.only if case in module.METHODS]
+            for name, work in self.shapes(module).items() if cases else ():
+                self.add(name, module.measure_work(o.build, o.output, work, cases, setting, self.step_rounds,
+                                                   o.only_ours))
 
     def measure_calls(self):
         o, setting = self.options, {"threads": self.threads, "isa": self.isa}

@@ -1,15 +1,35 @@
-"""`make compare` itself, on small shapes: every case meets each of its peers, and is told. Speed is not looked at."""
+"""`make compare` itself, on small shapes: every case meets each of its peers, and is told. Speed is not looked at. And
+the peers of whole steps: they compute what lodrop computes."""
+import dataclasses
 import json
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+import peft
+import torch
+from safetensors.torch import load_file
+
+from common import assert_close, assert_gradients, assert_relative, text_examples
+from models import sentences, write_model
+from reference import gradients
+from test_gradients import random_init
+
 PROGRAM = Path(__file__).resolve().parents[2] / "bench" / "compare" / "run.py"
+sys.path.append(str(PROGRAM.parent))
+import cost
+import step
+import step_torch
+
+DRAWS, SIGMAS = 300, 4  # of masks, and how far their means may part
+TOKENS = 100  # of an example: few queries have all their keys dropped, on which both sides differ
+SHOWS = {"step-hiddenkey": lambda told: told["divergence"]}  # of a step's losses
 PEERS = {"product": {"torch.mm"}, "frozen": {"PyTorch"}, "lora": {"PEFT"}, "lora-dropout": {"PEFT"},
          "attention": {"SDPA"}, "attention-dropkey-column": {"SDPA, mask", "eager"},
          "attention-dropkey-element": {"SDPA, mask", "eager"}, "attention-dropout": {"SDPA", "eager"},
-         "step": {"transformers + PEFT"}}
+         **{case: set(method.peers()) for case, method in step.METHODS.items()}}
 INSTALLED = {"oneDNN sgemm", "BLIS sgemm"}  # peers of product where they are
 
 
@@ -27,11 +47,17 @@ def test_every_case_meets_its_peers(context):
     absent = {name for name in INSTALLED if f"{name}: absent (" in tables}
     assert met == {**PEERS, "product": PEERS["product"] | INSTALLED - absent}, met
     for row in rows:
+        if row["case"] in cost.METHODS:
+            continue
         low, high = row["spread"]
         assert row["ours_ms"] > 0 and row["peer_ms"] > 0 and low <= row["ratio"] <= high, row
         assert row["threads"] == 1 and row["isa"], row
     assert done.stdout.strip() == tables.strip()
-    assert not re.search(r"\| nan|\| -  *\|", tables), tables
+    assert not re.search(r"\| nan", tables), tables
+    calls, steps = tables.split("Whole fine-tuning steps", 1)
+    assert not re.search(r"\| -  *\|", calls), calls
+    told = {row["case"]: row.get("over") for row in rows if row["case"] in cost.METHODS}
+    assert {case for case in told if not told[case]} == {"cost"} and told.keys() == cost.METHODS.keys(), told
     return f"{len(rows)} rows; absent: {', '.join(sorted(absent)) or 'none'}"
 
 
@@ -51,3 +77,60 @@ def test_bad_input_is_told(context):
         done = run(context, *options)
         last = done.stderr.strip().splitlines()[-1]
         assert done.returncode == status and text in last and "Traceback" not in done.stderr, (options, done)
+
+
+# --- Peers of whole steps ---
+
+def steps_of(context, method, **options):
+    """The same examples, all of a length, for both sides: lodrop's run on them, from random A and B, and the peer's
+    model of each way, with its settings."""
+    model = write_model(context, "random")
+    data, examples = text_examples(context, model, sentences(seed=5, count=4, shortest=100, longest=120), TOKENS)
+    flags = {name.removeprefix("--").replace("-", "_"): value for name, value in zip(*[iter(method.command())] * 2)}
+    run = {"model": model, "data": data, "batch_size": len(examples), "max_length": TOKENS,
+           **random_init(step.RANK, ",".join(step_torch.ADAPTED)), **flags, **options}
+    return run, model, torch.tensor([tokens for tokens, _ in examples])
+
+
+def peer_model(model, method, way, adapter):
+    settings = step.peer_settings(method, way)
+    peer = step_torch.adapted(model, settings)
+    peft.set_peft_model_state_dict(peer, load_file(adapter / "adapter_model.safetensors"))
+    return peer, settings
+
+
+def test_peers_compute_the_same_without_dropout(context):
+    """Losses and gradients at p = 0, in which nothing is left to chance."""
+    worst = 0.0
+    for method in step.METHODS.values():
+        method = dataclasses.replace(method, rate=0)
+        run, model, ids = steps_of(context, method)
+        output, loss, got = context.train_first_step(**run)
+        for way in method.ways:
+            peer, settings = peer_model(model, method, way, output)
+            their_loss, divergence = step_torch.backward(peer, ids, settings)
+            assert_relative(f"{method.name} {way}: loss", their_loss, loss, 1e-5)
+            assert divergence == 0, divergence
+            worst = max(worst, assert_gradients(got, gradients(peer), 1e-4))
+    return f"gradients off by {worst:.1e} of the norm at most"
+
+
+def assert_same_mean(what, ours, theirs):
+    """Within the error of sampling, which is small beside what is looked at."""
+    errors = [statistics.stdev(values) / len(values) ** 0.5 for values in (ours, theirs)]
+    mean, bound = statistics.mean(ours), SIGMAS * sum(error**2 for error in errors) ** 0.5
+    assert bound < mean / 10, f"{what}: too few draws: {bound:.3g} beside {mean:.3g}"
+    assert_close(what, statistics.mean(theirs), mean, bound)
+
+
+def test_peers_drop_alike(context):
+    """Masks differ, so means over many: of what they change most."""
+    torch.manual_seed(1)
+    for case, shows in SHOWS.items():
+        method = dataclasses.replace(step.METHODS[case], rate=0.3)
+        run, model, ids = steps_of(context, method, learning_rate=0, max_steps=DRAWS)
+        output, told = context.train(**run)
+        for way in method.ways:
+            peer, settings = peer_model(model, method, way, output)
+            theirs = [dict(zip(("loss", "divergence"), step_torch.backward(peer, ids, settings))) for _ in told]
+            assert_same_mean(f"{method.name} {way}", *([shows(t) for t in side] for side in (told, theirs)))

@@ -7,6 +7,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "compare"))
+import cost
 import measure
 import report
 import step
@@ -78,6 +79,49 @@ def check_markdown(lines):
     expect_equal("a step alone", told[3][3:], ["400", "-", "-", "-", "-", "0.50", "-", "-"])
 
 
+def fake_run(seconds, memory, loss=2.0):
+    """What a run of a program gives."""
+    return [9.0] * step.WARM_UP_STEPS + seconds, [loss], memory
+
+
+def check_steps():
+    expect_equal("a run without its warm-up", step.measured(fake_run([3, 1, 2], 7)), (2, 7))
+    work, setting = step.QUICK["quick-step"], {"threads": 2, "isa": "avx2"}
+    told = {("step", "F32"): [(0.5, 100), (0.5, 90)], ("step", "BF16"): [(1, 50), (1, 50)],
+            ("step", step.PEER): [(1, 400), (2, 200)], ("step-hiddenkey", "F32"): [(1, 100), (1, 100)],
+            **{("step-hiddenkey", peer): [(2, 400), (4, 400)] for peer in step.METHODS["step-hiddenkey"].peers()}}
+    rows = step.make_rows(work, "step", setting, [1e9, 1e9], told)
+    expect_equal("weights stored in each way", [(row["ratio"], row["memory_ratio"]) for row in rows],
+                 [(3, 0.25), (1.5, 0.125)])
+    expect("the share of the limit", all(row["share_of_limit"] for row in rows), rows)
+    rows = step.make_rows(work, "step-hiddenkey", setting, [1e9, 1e9], told)
+    expect_equal("a row a peer", [row["peer"] for row in rows], [f"{step.PEER}, eager", f"{step.PEER}, SDPA"])
+    expect_equal("products that were not counted", [row["share_of_limit"] for row in rows], [None, None])
+    alone = {key: runs for key, runs in told.items() if not key[1].startswith(step.PEER)}
+    rows = step.make_rows(work, "step-hiddenkey", setting, [1e9, 1e9], alone)
+    expect_equal("alone", [(row["peer"], row["ratio"], row["memory_ratio"]) for row in rows], [(None, None, None)])
+
+
+def check_costs():
+    expect_equal("with what it is a multiple of", cost.with_bases(["cost-hiddenkey"]),
+                 ["cost-hiddenkey-minus", "cost-hiddenkey"])
+    told = {"cost": [(1, 100), (2, 90)], "cost-hiddenkey-minus": [(2, 100), (6, 150)]}
+    work = cost.QUICK["quick-cost"]
+    rows = [cost.make_row(work, case, SETTING, told) for case in told]
+    expect_equal("no multiple", "over" in rows[0], False)
+    expect_equal("multiples, of a round's time and of the largest memory", (rows[1]["over"], rows[1]["memory_over"]),
+                 ([2.5, [2.25, 2.75]], 1.5))
+    expect_equal("tokens/s", rows[1]["tokens_per_second"], {"ours": work.batch * work.tokens / 4})
+    head, lines = report.cost_table(rows)
+    expect_equal("columns of costs", head[3:], ["tokens/s", "GiB", "beside", "time", "memory"])
+    expect_equal("a cost", lines[1][4:], ["0.00", "LoRA", "2.50 x [2.25, 2.75]", "1.50 x"])
+    expect_equal("what others are beside", lines[0][5:], ["-", "-", "-"])
+    for case, method in {**step.METHODS, **cost.METHODS}.items():
+        expect_equal(f"{case} has a title in its table", report.CASES[case].table,
+                     "steps" if case in step.METHODS else "costs")
+        expect_equal(f"{case}: flags in pairs", len(method.command()) % 2, 0)
+
+
 def check_order():
     """Our call and its peers stand beside each other in every round; the fastest way of a peer is taken."""
     told, slow = [], [0.0]
@@ -140,6 +184,8 @@ def check_processes():
 if __name__ == "__main__":
     check_rows()
     check_files()
+    check_steps()
+    check_costs()
     check_order()
     check_flops()
     check_processes()
