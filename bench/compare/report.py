@@ -31,12 +31,17 @@ CASES = {
     "step": Case("steps", f"LoRA, dropout {DROPOUT_RATE}"),
     "step-hiddenkey-minus": Case("steps", f"HiddenKey-, {DROPOUT_RATE}"),
     "step-hiddenkey": Case("steps", f"HiddenKey, {DROPOUT_RATE}"),
+    "step-lora-dropout": Case("steps", f"LoRA Dropout, {COLUMN_RATE}, 4 instances"),
     "cost": Case("costs", "LoRA"),
     "cost-hiddenkey-minus": Case("costs", f"HiddenKey-, {DROPOUT_RATE}", "cost"),
     "cost-hiddenkey": Case("costs", f"HiddenKey, {DROPOUT_RATE}", "cost-hiddenkey-minus"),
     "cost-everywhere-hiddenkey-minus": Case("costs", f"HiddenKey- in all layers, {DROPOUT_RATE}", "cost"),
     "cost-everywhere-hiddenkey": Case("costs", f"HiddenKey in all layers, {DROPOUT_RATE}",
                                       "cost-everywhere-hiddenkey-minus"),
+    "cost-lora-dropout": Case("costs", f"LoRA Dropout, {COLUMN_RATE}, 4 instances", "cost"),
+    "cost-lora-dropout-apart": Case("costs", f"LoRA Dropout, {COLUMN_RATE}, 4 instances one by one", "cost"),
+    "cost-later": Case("costs", "LoRA in the later half of the layers"),
+    "cost-later-lora-dropout": Case("costs", f"LoRA Dropout there, {COLUMN_RATE}, 4 instances", "cost-later"),
 }
 TABLES = {
     "layers": "A linear layer, forward and backward (product: forward of the frozen one alone). lodrop has W packed.",

@@ -50,6 +50,7 @@ METHODS = {
     "step": Method("lora-input-dropout", report.DROPOUT_RATE, stored=("F32", "BF16"), counted=True),
     "step-hiddenkey-minus": Method("hiddenkey-minus", **HIDDENKEY),
     "step-hiddenkey": Method("hiddenkey", **HIDDENKEY, flags=("--consistency-weight", CONSISTENCY_WEIGHT)),
+    "step-lora-dropout": Method("lora-dropout", report.COLUMN_RATE, ("passes", "stacked"), ("--instances", INSTANCES)),
 }
 
 

@@ -116,6 +116,8 @@ def check_costs():
     expect_equal("columns of costs", head[3:], ["tokens/s", "GiB", "beside", "time", "memory"])
     expect_equal("a cost", lines[1][4:], ["0.00", "LoRA", "2.50 x [2.25, 2.75]", "1.50 x"])
     expect_equal("what others are beside", lines[0][5:], ["-", "-", "-"])
+    expect_equal("limited memory", cost.limited("cost-lora-dropout-apart", told).command()[-2:], ["--memory-limit", 114])
+    expect_equal("unlimited memory", cost.limited("cost-lora-dropout", told), cost.LORA_DROPOUT)
     for case, method in {**step.METHODS, **cost.METHODS}.items():
         expect_equal(f"{case} has a title in its table", report.CASES[case].table,
                      "steps" if case in step.METHODS else "costs")
