@@ -12,6 +12,7 @@ import argparse
 import os
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests" / "interop"))
@@ -42,14 +43,15 @@ def parse():
                         help=f"of {', '.join(report.CASES)}; a name takes in those that go on from it with a dash")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", choices=SHAPES, help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--rounds", type=int, help=f"{ROUNDS}; of whole steps {STEP_ROUNDS}")
+    parser.add_argument("--steps", type=int, help="measured of each run of a whole step, after one to warm up (3)")
     parser.add_argument("--threads", type=int, help=f"of all; {THREADS}; of whole steps {STEP_THREADS}")
     parser.add_argument("--isa", choices=("ref", "avx2", "avx512", "neon"), help="instruction set of all (LODROP_ISA)")
     parser.add_argument("--quick", action="store_true", help="small shapes, two rounds: does all of it run?")
     parser.add_argument("--only-ours", action="store_true", help="without the peers")
     parser.add_argument("--growth", action="store_true", help="instead: attention's time over T^2, memory over T")
     options = parser.parse_args()
-    if any(count is not None and count < 1 for count in (options.rounds, options.threads)):
-        parser.error("--rounds and --threads are at least 1")
+    if any(count is not None and count < 1 for count in (options.rounds, options.steps, options.threads)):
+        parser.error("--rounds, --steps and --threads are at least 1")
     if options.quick and options.shapes:
         parser.error("--quick has shapes of its own")
     options.build = options.build.resolve()
@@ -88,6 +90,7 @@ class Comparison:
         for module in (step, cost):
             cases = [case for case in o.only if case in module.METHODS]
             for name, work in self.shapes(module).items() if cases else ():
+                work = replace(work, steps=o.steps or work.steps)
                 self.add(name, module.measure_work(o.build, o.output, work, cases, setting, self.step_rounds,
                                                    o.only_ours))
 

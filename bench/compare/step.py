@@ -11,7 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import host
@@ -22,7 +22,7 @@ PEER = "transformers + PEFT"
 PEER_PROGRAM = Path(__file__).with_name("step_torch.py")
 RANK, ALPHA, LEARNING_RATE = 8, 16, 1e-4
 INSTANCES, CONSISTENCY_WEIGHT = 4, 0.1
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = 1
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Work:
         return 2 * weights * tokens + attention + self.adapter_flops()
 
 
-SHAPES = {"llama-135m": Work("Llama of SmolLM2-135M's shape", 30, 576, 1536, 9, 3, 49152, batch=4, tokens=256, steps=4)}
+SHAPES = {"llama-135m": Work("Llama of SmolLM2-135M's shape", 30, 576, 1536, 9, 3, 49152, batch=4, tokens=256, steps=3)}
 QUICK = {"quick-step": Work("small Llama", 2, 48, 80, 3, 1, 2100, batch=2, tokens=24, steps=2)}
 
 
@@ -132,7 +132,7 @@ class Steps:
         return run([sys.executable, PEER_PROGRAM, *arguments], self.folder / log, self.environment)
 
     def make_model(self):
-        work = json.dumps(asdict(self.work))
+        work = json.dumps(asdict(replace(self.work, steps=0)))
         wanted = f"{work}\n{hashlib.sha256(PEER_PROGRAM.read_bytes()).hexdigest()}\n"
         made = self.folder / "made"
         if not made.exists() or made.read_text() != wanted:

@@ -71,7 +71,8 @@ def test_one_case_without_peers(context):
 
 def test_bad_input_is_told(context):
     for options, status, text in ((["--only", "lorra"], 2, "invalid choice: 'lorra'"),
-                                  (["--rounds", "0"], 2, "--rounds and --threads are at least 1"),
+                                  (["--rounds", "0"], 2, "--rounds, --steps and --threads are at least 1"),
+                                  (["--steps", "0"], 2, "--rounds, --steps and --threads are at least 1"),
                                   (["--build", context.folder("empty")], 1, "liblodrop.so")):
         done = run(context, *options)
         last = done.stderr.strip().splitlines()[-1]
