@@ -8,6 +8,7 @@ the parent's own counts in it (processes inherit that peak), so the parent stays
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -142,6 +143,7 @@ class Steps:
     def lodrop(self, method, stored):
         """Seconds of each step, loss of each step, peak memory."""
         output = self.folder / "output"
+        shutil.rmtree(output, ignore_errors=True)  # of a run that was stopped
         flags = {"model": self.folder / stored, "data": self.folder / "examples.jsonl", "output": output,
                  "lora-r": RANK, "lora-alpha": ALPHA, "batch-size": self.work.batch, "max-length": self.work.tokens,
                  "learning-rate": LEARNING_RATE, "max-steps": WARM_UP_STEPS + self.work.steps,
