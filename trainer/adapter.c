@@ -20,57 +20,6 @@ enum { RECIPE_FORMAT = 1, NAME_BYTES = 128 };
 static const double MAX_ALPHA = 1e9;
 static const char ADALORA[] = "adalora";
 
-static const struct {
-    const char *name;
-    const char *block; // the part of a layer that holds it
-} modules[ADAPTER_MODULES] = {
-    [ADAPTER_Q_PROJ] = {"q_proj", "self_attn"}, [ADAPTER_K_PROJ] = {"k_proj", "self_attn"},
-    [ADAPTER_V_PROJ] = {"v_proj", "self_attn"}, [ADAPTER_O_PROJ] = {"o_proj", "self_attn"},
-    [ADAPTER_GATE_PROJ] = {"gate_proj", "mlp"}, [ADAPTER_UP_PROJ] = {"up_proj", "mlp"},
-    [ADAPTER_DOWN_PROJ] = {"down_proj", "mlp"},
-};
-
-static const char known_modules[] = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj";
-
-const char *adapter_module_name(enum adapter_module module) {
-    return modules[module].name;
-}
-
-const char *adapter_module_block(enum adapter_module module) {
-    return modules[module].block;
-}
-
-// Adds the module of that name to the set; false: there is none.
-static bool add_module(unsigned *set, const char *name, size_t length) {
-    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
-        if (strlen(modules[m].name) == length && memcmp(modules[m].name, name, length) == 0) {
-            *set |= 1u << m;
-            return true;
-        }
-    }
-    return false;
-}
-
-bool adapter_modules_parse(const char *list, unsigned *set, fault *f) {
-    static const char option[] = "target-modules";
-    *set = 0;
-    if (strcmp(list, "all-linear") == 0) {
-        *set = ADAPTER_ALL_MODULES;
-        return true;
-    }
-    for (const char *name = list;;) {
-        size_t length = strcspn(name, ",");
-        if (!add_module(set, name, length)) {
-            return fault_set(f, FAULT_INPUT, NULL, option, "unknown module \"%.*s\": must be all-linear or some of %s",
-                             (int)(length < 100 ? length : 100), name, known_modules);
-        }
-        if (!name[length]) {
-            return true;
-        }
-        name += length + 1;
-    }
-}
-
 // Fields that may hold anything: they say where an adapter comes from, or belong to what is refused when it is on.
 static bool is_harmless(const char *field) {
     static const char *const harmless[] = {"auto_mapping", "base_model_name_or_path", "inference_mode", "megatron_core",
@@ -158,9 +107,10 @@ static bool read_modules(struct adapter_config *config, struct json_scope scope,
         }
         // PEFT may name a module by any end of its path; that every layer has it, the tensors have to show.
         const char *path = json_string_value(name), *dot = strrchr(path, '.'), *last = dot ? dot + 1 : path;
-        if (!add_module(&config->modules, last, strlen(last))) {
+        if (!adapter_modules_add(&config->modules, last, strlen(last))) {
+            char known[ADAPTER_MODULES_TEXT];
             return json_fault(scope, "target_modules", f, "unknown module \"%s\": must be some of %s",
-                              json_string_value(name), known_modules);
+                              json_string_value(name), adapter_modules_print(known, ADAPTER_ALL_MODULES));
         }
     }
     return true;
@@ -247,7 +197,8 @@ static json_t *number(double value) {
 
 // As PEFT finds it in the model.
 static void module_name(char name[NAME_BYTES], const struct adapter_tensors *t) {
-    snprintf(name, NAME_BYTES, "model.layers.%u.%s.%s", t->layer, modules[t->module].block, modules[t->module].name);
+    snprintf(name, NAME_BYTES, "model.layers.%u.%s.%s", t->layer, adapter_module_block(t->module),
+             adapter_module_name(t->module));
 }
 
 static void tensor_name(char name[NAME_BYTES], const struct adapter_tensors *t, char matrix) {
@@ -296,7 +247,7 @@ static bool write_config(const char *folder, const struct adapter_config *config
     json_t *names = json_array();
     for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
         if (config->modules >> m & 1) {
-            json_array_append_new(names, json_string(modules[m].name));
+            json_array_append_new(names, json_string(adapter_module_name(m)));
         }
     }
     double mean = common_mean(tensors, count);

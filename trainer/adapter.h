@@ -7,31 +7,13 @@
 
 #include "dropout.h"
 #include "fault.h"
+#include "modules.h"
 #include "safetensors.h"
 
-// The linear layers of a block that can carry an adapter, in the order of the forward pass.
-enum adapter_module {
-    ADAPTER_Q_PROJ,
-    ADAPTER_K_PROJ,
-    ADAPTER_V_PROJ,
-    ADAPTER_O_PROJ,
-    ADAPTER_GATE_PROJ,
-    ADAPTER_UP_PROJ,
-    ADAPTER_DOWN_PROJ,
-    ADAPTER_MODULES
-};
-
 enum {
-    ADAPTER_ALL_MODULES = (1 << ADAPTER_MODULES) - 1,
     ADAPTER_MAX_RANK = 4096,
     ADAPTER_MAX_INSTANCES = 64 // as many as a mask's site can tell apart
 };
-
-const char *adapter_module_name(enum adapter_module module);  // "q_proj"
-const char *adapter_module_block(enum adapter_module module); // "self_attn", the part of a layer it is in
-
-// A list like "q_proj,v_proj", or "all-linear", as a set with bit 1 << module. Faults are of usage.
-bool adapter_modules_parse(const char *list, unsigned *modules, fault *f);
 
 struct adapter_config {
     unsigned r;            // rank

@@ -22,6 +22,7 @@ struct position {
     unsigned library;                   // lod_position
     struct rule rule[DROPOUT_PATTERNS]; // by pattern
     bool once;                          // in the model, not in every layer
+    bool of_modules;                    // once for each module that has an adapter
 };
 
 #define SET(compensation) (1u << DROPOUT_##compensation)
@@ -41,9 +42,10 @@ static const char FFN_OUTPUT[] = "the output of the FFN", MATRIX_A[] = "A", MATR
 static const struct position POSITIONS[DROPOUT_POSITIONS] = {
     [DROPOUT_LORA_INPUT] = {.place = {MATRIX_A, MATRIX_B},
                             .library = LOD_POSITION_LORA_INPUT,
+                            .of_modules = true,
                             .rule = {[LOD_PATTERN_ELEMENT] = {SET(INVERTED), DROPOUT_INVERTED}}},
-    [DROPOUT_LORA_A] = {.place = {MATRIX_A}, .library = LOD_POSITION_LORA_A, .rule = {MATRIX}},
-    [DROPOUT_LORA_B] = {.place = {MATRIX_B}, .library = LOD_POSITION_LORA_B, .rule = {MATRIX}},
+    [DROPOUT_LORA_A] = {.place = {MATRIX_A}, .library = LOD_POSITION_LORA_A, .of_modules = true, .rule = {MATRIX}},
+    [DROPOUT_LORA_B] = {.place = {MATRIX_B}, .library = LOD_POSITION_LORA_B, .of_modules = true, .rule = {MATRIX}},
     [DROPOUT_ATTN_LOGIT] = {.place = {"attention"},
                             .library = LOD_POSITION_ATTN_LOGIT,
                             .rule = {[LOD_PATTERN_ELEMENT] = {SET(NONE), DROPOUT_NONE},
@@ -86,9 +88,9 @@ static const struct vocabulary PATTERN_WORDS = {"pattern", DROPOUT_PATTERNS, {"e
 static const struct vocabulary COMPENSATION_WORDS = {
     "compensation", DROPOUT_COMPENSATIONS, {"none", "inverted", "renormalise", "renormalise-nograd", "inference"}};
 
-// A dropout in words; compensation and layers are NULL where they are left out. File and field are for faults.
+// A dropout in words; compensation, layers and modules are NULL where they are left out. File and field are for faults.
 struct words {
-    const char *position, *pattern, *compensation, *layers;
+    const char *position, *pattern, *compensation, *layers, *modules;
     double p;
     const char *file, *field;
 };
@@ -140,6 +142,23 @@ static bool find_layers(struct dropout *d, const struct words *w, fault *f) {
     return layers_parse(&d->layers, w->layers, w->file, w->field, f);
 }
 
+static bool find_modules(struct dropout *d, const struct words *w, fault *f) {
+    char known[ADAPTER_MODULES_TEXT];
+    if (!POSITIONS[d->position].of_modules) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "%s is not of modules and takes none", w->position);
+    }
+    if (strlen(w->modules) >= sizeof d->modules) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "'%.32s...' is longer than %d bytes", w->modules,
+                         DROPOUT_MODULES - 1);
+    }
+    if (!adapter_modules_match(w->modules)) {
+        return fault_set(f, FAULT_INPUT, w->file, w->field, "'%s' matches no module: must match some of %s", w->modules,
+                         adapter_modules_print(known, ADAPTER_ALL_MODULES));
+    }
+    strcpy(d->modules, w->modules);
+    return true;
+}
+
 double dropout_kept(double p) {
     return 1 - floor(p * 65536 + 0.5) / 65536;
 }
@@ -175,7 +194,7 @@ static bool understand(struct dropout *d, const struct words *w, fault *f) {
     }
     *d = (struct dropout){
         .position = position, .pattern = pattern, .compensation = compensation, .p = w->p, .option = DROP};
-    return !w->layers || find_layers(d, w, f);
+    return (!w->layers || find_layers(d, w, f)) && (!w->modules || find_modules(d, w, f));
 }
 
 // --- Text ---
@@ -187,6 +206,10 @@ bool dropout_parse(struct dropout *d, const char *text, const char *program, fau
     }
     strcpy(copy, text);
     snprintf(field, sizeof field, "%s %s", DROP, text);
+    char *modules = strchr(copy, '@');
+    if (modules) {
+        *modules++ = 0;
+    }
     size_t parts = 1;
     for (char *colon = strchr(copy, ':'); colon; colon = strchr(colon + 1, ':')) {
         if (parts < 5) {
@@ -196,12 +219,13 @@ bool dropout_parse(struct dropout *d, const char *text, const char *program, fau
         parts++;
     }
     if (parts < 3 || parts > 5) {
-        return fault_set(f, FAULT_INPUT, program, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]");
+        return fault_set(f, FAULT_INPUT, program, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]][@MODULES]");
     }
     struct words w = {.position = part[0],
                       .pattern = part[1],
                       .compensation = part[3],
                       .layers = part[4],
+                      .modules = modules,
                       .p = strtod(part[2], &end),
                       .file = program,
                       .field = field};
@@ -214,8 +238,13 @@ bool dropout_parse(struct dropout *d, const char *text, const char *program, fau
 void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d) {
     char layers[LAYERS_TEXT];
     layers_print(layers, &d->layers);
-    snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s", POSITION_WORDS.word[d->position], PATTERN_WORDS.word[d->pattern],
-             d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers);
+    snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s%s%s", POSITION_WORDS.word[d->position],
+             PATTERN_WORDS.word[d->pattern], d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers,
+             *d->modules ? "@" : "", d->modules);
+}
+
+unsigned dropout_modules(const struct dropout *d) {
+    return *d->modules ? adapter_modules_match(d->modules) : ADAPTER_ALL_MODULES;
 }
 
 bool dropout_is_of_matrix(const struct dropout *d) {
@@ -236,6 +265,7 @@ static json_t *dropout_json(const struct dropout *d) {
         json_pack("{s:s, s:s, s:f, s:s}", "position", POSITION_WORDS.word[d->position], "pattern",
                   PATTERN_WORDS.word[d->pattern], "p", d->p, "compensation", COMPENSATION_WORDS.word[d->compensation]);
     if ((*layers && json_object_set_new(object, "layers", json_string(layers)) != 0) ||
+        (*d->modules && json_object_set_new(object, "modules", json_string(d->modules)) != 0) ||
         (d->per_kv_head && json_object_set_new(object, "per_kv_head", json_true()) != 0)) {
         json_decref(object);
         return NULL;
@@ -262,6 +292,7 @@ static bool read_entry(struct dropout *d, struct json_scope entry, fault *f) {
         !json_get_number(entry, "p", JSON_REQUIRED, 0, 1, &w.p, f) ||
         !json_get_string(entry, "compensation", JSON_REQUIRED, &w.compensation, f) ||
         !json_get_string(entry, "layers", JSON_OPTIONAL, &w.layers, f) ||
+        !json_get_string(entry, "modules", JSON_OPTIONAL, &w.modules, f) ||
         !json_get_bool(entry, "per_kv_head", JSON_OPTIONAL, &per_kv_head, f) || !understand(d, &w, f)) {
         return false;
     }
@@ -357,32 +388,42 @@ static const char *common_place(const struct dropout *one, const struct dropout 
 }
 
 // The first layer, if any, in which two dropouts want the same place.
-static bool fit_together(const struct dropout *one, const struct dropout *other, unsigned layers, const char *file,
+static bool fit_together(const struct dropout *one, const struct dropout *other, const struct dropout_frame *frame,
                          fault *f) {
     const char *place = common_place(one, other);
-    for (unsigned layer = 0; place && layer < layers; layer++) {
-        if (covers(one, layer, layers) && covers(other, layer, layers)) {
+    bool apart = !(dropout_modules(one) & dropout_modules(other) & frame->modules);
+    for (unsigned layer = 0; place && !apart && layer < frame->layers; layer++) {
+        if (covers(one, layer, frame->layers) && covers(other, layer, frame->layers)) {
             char first[DROPOUT_TEXT], second[DROPOUT_TEXT];
             dropout_print(first, one);
             dropout_print(second, other);
-            return fault_set(f, FAULT_INPUT, file, other->option, "%s (%s) and %s (%s) are both on %s in layer %u",
-                             first, one->option, second, other->option, place, layer);
+            return fault_set(f, FAULT_INPUT, frame->file, other->option,
+                             "%s (%s) and %s (%s) are both on %s in layer %u", first, one->option, second,
+                             other->option, place, layer);
         }
     }
     return true;
 }
 
-bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f) {
+static bool fit_model(const struct dropout *d, const struct dropout_frame *frame, fault *f) {
+    char text[DROPOUT_TEXT], targets[ADAPTER_MODULES_TEXT];
+    dropout_print(text, d);
+    if (d->layers.extent == LAYERS_SOME && d->layers.last >= frame->layers) {
+        return fault_set(f, FAULT_INPUT, frame->file, d->option, "%s: there are layers 0 to %u only", text,
+                         frame->layers - 1);
+    }
+    return (dropout_modules(d) & frame->modules) ||
+           fault_set(f, FAULT_INPUT, frame->file, d->option, "%s: only %s have adapters", text,
+                     adapter_modules_print(targets, frame->modules));
+}
+
+bool dropouts_fit(const struct dropouts *d, const struct dropout_frame *frame, fault *f) {
     for (size_t i = 0; i < d->count; i++) {
-        const struct dropout *other = &d->list[i];
-        if (other->layers.extent == LAYERS_SOME && other->layers.last >= layers) {
-            char text[DROPOUT_TEXT];
-            dropout_print(text, other);
-            return fault_set(f, FAULT_INPUT, file, other->option, "%s: there are layers 0 to %u only", text,
-                             layers - 1);
+        if (!fit_model(&d->list[i], frame, f)) {
+            return false;
         }
         for (size_t j = 0; j < i; j++) {
-            if (!fit_together(&d->list[j], other, layers, file, f)) {
+            if (!fit_together(&d->list[j], &d->list[i], frame, f)) {
                 return false;
             }
         }
@@ -390,7 +431,7 @@ bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, f
     return true;
 }
 
-// As an operation takes it at a lod_position, whose first module's the site is.
+// As an operation takes it at a lod_position.
 static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned layer, unsigned position, uint64_t seed,
                           fault *f) {
     *draw = (lod_dropout){.pattern = d->pattern,
@@ -404,14 +445,18 @@ static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned l
 }
 
 static bool place_in_layer(struct layer_dropouts *l, const struct dropout *d, unsigned layer, uint64_t seed, fault *f) {
+    const struct position *position = &POSITIONS[d->position];
     lod_dropout *const at[DROPOUT_POSITIONS] = {
-        [DROPOUT_LORA_INPUT] = &l->lora_input,  [DROPOUT_LORA_A] = &l->lora_a,
-        [DROPOUT_LORA_B] = &l->lora_b,          [DROPOUT_ATTN_LOGIT] = &l->attention,
+        [DROPOUT_LORA_INPUT] = l->lora_input,   [DROPOUT_LORA_A] = l->lora_a,
+        [DROPOUT_LORA_B] = l->lora_b,           [DROPOUT_ATTN_LOGIT] = &l->attention,
         [DROPOUT_ATTN_WEIGHT] = &l->attention,  [DROPOUT_FFN_MIDDLE] = &l->ffn_middle,
         [DROPOUT_FFN_OUTPUT] = &l->ffn_output,  [DROPOUT_EMBEDDING] = &l->embedding,
         [DROPOUT_HIDDEN] = &l->attention_output};
-    if (!draw_in_layer(at[d->position], d, layer, POSITIONS[d->position].library, seed, f)) {
-        return false;
+    const unsigned modules = position->of_modules ? dropout_modules(d) : 1;
+    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
+        if ((modules >> m & 1) && !draw_in_layer(&at[d->position][m], d, layer, position->library + m, seed, f)) {
+            return false;
+        }
     }
     return d->position != DROPOUT_HIDDEN ||
            draw_in_layer(&l->ffn_output, d, layer, POSITIONS[DROPOUT_FFN_OUTPUT].library, seed, f);
@@ -432,9 +477,9 @@ bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const stru
     return true;
 }
 
-bool dropouts_place(struct layer_dropouts **list, unsigned layers, const struct dropouts *d, uint64_t seed,
-                    const char *file, fault *f) {
-    *list = calloc(layers, sizeof **list);
-    return *list ? dropouts_fit(d, layers, file, f) && dropouts_of_layers(*list, layers, d, seed, f)
+bool dropouts_place(struct layer_dropouts **list, const struct dropout_frame *frame, const struct dropouts *d,
+                    uint64_t seed, fault *f) {
+    *list = calloc(frame->layers, sizeof **list);
+    return *list ? dropouts_fit(d, frame, f) && dropouts_of_layers(*list, frame->layers, d, seed, f)
                  : fault_memory(f, "the dropouts of the layers");
 }

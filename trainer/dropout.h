@@ -1,5 +1,6 @@
-// Dropouts as the command line and lodrop.json name them, POSITION:PATTERN:P[:COMPENSATION[:LAYERS]]; the one table of
-// those that can be trained with; the methods, which are names for some of them; and what each layer draws in the end.
+// Dropouts as the command line and lodrop.json name them, POSITION:PATTERN:P[:COMPENSATION[:LAYERS]][@MODULES]; the one
+// table of those that can be trained with; the methods, which are names for some of them; and what each layer draws in
+// the end.
 #ifndef LODROP_TRAINER_DROPOUT_H
 #define LODROP_TRAINER_DROPOUT_H
 
@@ -10,6 +11,7 @@
 #include "json.h"
 #include "layers.h"
 #include "lodrop.h"
+#include "modules.h"
 
 enum dropout_position {
     DROPOUT_LORA_INPUT,
@@ -35,17 +37,18 @@ enum dropout_compensation {
     DROPOUT_COMPENSATIONS
 };
 
+enum { DROPOUT_MOST = 160, DROPOUT_TEXT = 128, DROPOUT_MODULES = 32 };
+
 struct dropout {
     enum dropout_position position;
     lod_pattern pattern;
     enum dropout_compensation compensation;
     double p;
     struct layers layers;
+    char modules[DROPOUT_MODULES]; // a pattern of names, at the positions that adapters have; empty: all
     bool per_kv_head;   // a key set for each KV head, not for each query head
     const char *option; // that asked for it
 };
-
-enum { DROPOUT_MOST = 160, DROPOUT_TEXT = 128 };
 
 struct dropouts {
     size_t count;
@@ -61,8 +64,11 @@ const char *dropout_rate_refusal(double p);
 // An argument of --drop. A compensation that is left out is the usual one of position and pattern.
 bool dropout_parse(struct dropout *d, const char *text, const char *program, fault *f);
 
-// All of it but the option: "attn_logit:column:0.1:none:12-23".
+// All of it but the option: "lora_input:element:0.1:inverted:12-23@*_proj".
 void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d);
+
+// The set of modules whose adapters it is for; all of them where it is for none in particular.
+unsigned dropout_modules(const struct dropout *d);
 
 // Of columns of A or rows of B.
 bool dropout_is_of_matrix(const struct dropout *d);
@@ -91,23 +97,28 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
 // p = 0: nothing.
 struct layer_dropouts {
     lod_dropout embedding;  // of the first layer: what goes into it
-    lod_dropout lora_input; // the sites of these three are those of the first module
-    lod_dropout lora_a, lora_b;
+    lod_dropout lora_input[ADAPTER_MODULES], lora_a[ADAPTER_MODULES], lora_b[ADAPTER_MODULES];
     lod_dropout attention;
     lod_dropout attention_output, ffn_middle, ffn_output;
 };
 
-// That the model has the layers, and each layer at most one dropout at a place: attention's logits and weights are one,
-// the FFN's output is one of the two places of `hidden`, and a dropout on the input of A leaves A and B alone.
-// file: of the dropouts, which faults name.
-bool dropouts_fit(const struct dropouts *d, unsigned layers, const char *file, fault *f);
+struct dropout_frame {
+    unsigned layers;  // of the model
+    unsigned modules; // set of those that have adapters
+    const char *file; // of the dropouts, which faults name
+};
+
+// That the model has the layers, adapters the modules, and each layer at most one dropout at a place: attention's logits
+// and weights are one, the FFN's output is one of the two places of `hidden`, and a dropout on the input of A leaves A
+// and B alone.
+bool dropouts_fit(const struct dropouts *d, const struct dropout_frame *frame, fault *f);
 
 // Fills list [layers]; d must fit.
 bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
                         fault *f);
 
 // Both, into a new list that free() returns.
-bool dropouts_place(struct layer_dropouts **list, unsigned layers, const struct dropouts *d, uint64_t seed,
-                    const char *file, fault *f);
+bool dropouts_place(struct layer_dropouts **list, const struct dropout_frame *frame, const struct dropouts *d,
+                    uint64_t seed, fault *f);
 
 #endif

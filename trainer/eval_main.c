@@ -56,8 +56,8 @@ static const struct option_table TABLE = {
              "  in training and at test  the same adapter, lodrop-eval --ensemble 4\n"
              "  at test only             lodrop-train --method lora, lodrop-eval --ensemble 4\n"
              "                           --drop lora_a:column:0.5 --drop lora_b:column:0.5\n"
-             "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]] or the same of lora_b; COMPENSATION is none, or\n"
-             "inverted: what is kept is divided by 1 - P.\n\n"
+             "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]][@MODULES] or the same of lora_b; COMPENSATION is none,\n"
+             "or inverted: what is kept is divided by 1 - P; MODULES is a pattern of names like *_proj.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
@@ -100,6 +100,12 @@ static bool choose_ensemble(struct dropouts *d, const struct eval_options *o, fa
                              "the adapter was trained without dropout of A or B: say with --drop what to drop");
 }
 
+static bool place_dropouts(struct eval_run *r, const struct adapter_config *config, const struct eval_options *o,
+                           const char *file, fault *f) {
+    const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
+    return dropouts_place(&r->dropouts, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f);
+}
+
 static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {
     const char *folder = o->adapter;
     struct lora_options options = {.leaves = 1, .domain = LOD_DOMAIN_EVAL, .instances = (size_t)o->ensemble};
@@ -107,8 +113,7 @@ static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault
     if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
         !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
         (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f)) ||
-        !dropouts_place(&r->dropouts, r->model.config.layers, &r->recipe.dropouts, (uint64_t)o->seed,
-                        o->drop.count ? TABLE.program : path, f)) {
+        !place_dropouts(r, &options.config, o, o->drop.count ? TABLE.program : path, f)) {
         return false;
     }
     options.dropouts = r->dropouts;

@@ -8,9 +8,10 @@
 #include "arena.h"
 #include "library.h"
 
-static bool place_at(lod_dropout *placed, const lod_dropout *d, lod_domain domain, unsigned position,
+// list: of the layer's modules.
+static bool place_at(lod_dropout *placed, const lod_dropout *list, lod_domain domain, unsigned position,
                      const struct lora_module *m, fault *f) {
-    *placed = *d;
+    *placed = list[m->module];
     lod_error err;
     lod_status s = lod_site(domain, m->layer, position + m->module, 0, 0, &placed->site, &err);
     return library_done(s, &err, f);
@@ -28,15 +29,20 @@ static bool place_dropouts(struct lora_module *m, const struct lora_options *o, 
         return true;
     }
     const struct layer_dropouts *d = &o->dropouts[m->layer];
-    m->mean = kept(&d->lora_a) * kept(&d->lora_b);
-    return place_at(&m->dropout, &d->lora_input, LOD_DOMAIN_TRAIN, LOD_POSITION_LORA_INPUT, m, f) &&
-           place_at(&m->lora_a, &d->lora_a, o->domain, LOD_POSITION_LORA_A, m, f) &&
-           place_at(&m->lora_b, &d->lora_b, o->domain, LOD_POSITION_LORA_B, m, f);
+    m->mean = kept(&d->lora_a[m->module]) * kept(&d->lora_b[m->module]);
+    return place_at(&m->dropout, d->lora_input, LOD_DOMAIN_TRAIN, LOD_POSITION_LORA_INPUT, m, f) &&
+           place_at(&m->lora_a, d->lora_a, o->domain, LOD_POSITION_LORA_A, m, f) &&
+           place_at(&m->lora_b, d->lora_b, o->domain, LOD_POSITION_LORA_B, m, f);
 }
 
-static bool draws(const struct layer_dropouts *d, bool adapted) {
-    return (adapted && (d->lora_input.p > 0 || d->lora_a.p > 0 || d->lora_b.p > 0)) || d->embedding.p > 0 ||
-           d->attention.p > 0 || d->attention_output.p > 0 || d->ffn_middle.p > 0 || d->ffn_output.p > 0;
+// modules: set of those with adapters in that layer.
+static bool draws(const struct layer_dropouts *d, unsigned modules) {
+    bool adapters = false;
+    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
+        adapters |= (modules >> m & 1) && (d->lora_input[m].p > 0 || d->lora_a[m].p > 0 || d->lora_b[m].p > 0);
+    }
+    return adapters || d->embedding.p > 0 || d->attention.p > 0 || d->attention_output.p > 0 || d->ffn_middle.p > 0 ||
+           d->ffn_output.p > 0;
 }
 
 static bool has_layer(const struct lora *l, unsigned layer) {
@@ -55,7 +61,7 @@ static void find_layers(struct lora *l, const struct layers *layers, unsigned co
 
 static void find_fork(struct lora *l, unsigned layers, size_t instances) {
     l->fork = 0;
-    while (l->fork < layers && !(l->dropouts && draws(&l->dropouts[l->fork], has_layer(l, l->fork)))) {
+    while (l->fork < layers && !(l->dropouts && draws(&l->dropouts[l->fork], has_layer(l, l->fork) ? l->modules : 0))) {
         l->fork++;
     }
     l->instances = instances && l->fork < layers ? instances : 1;

@@ -106,7 +106,8 @@ static bool choose_selection(struct training *t, fault *f) {
 }
 
 static bool place_dropouts(struct training *t, fault *f) {
-    return dropouts_place(&t->dropouts, t->model.config.layers, &t->recipe.dropouts, t->recipe.seed, "lodrop-train", f);
+    const struct dropout_frame frame = {t->model.config.layers, t->config.modules, "lodrop-train"};
+    return dropouts_place(&t->dropouts, &frame, &t->recipe.dropouts, t->recipe.seed, f);
 }
 
 // --- Adapter ---

@@ -99,7 +99,8 @@ static const char METHODS[] =
     "  r-drop               hidden:element:P:inverted and --consistency r-drop (arXiv 2106.14448)\n"
     "  dropout              hidden:element:P:inference (Srivastava et al., JMLR 15, 2014)\n"
     "  variational          hidden:column:P:inverted (arXiv 1512.05287)\n\n"
-    "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]], LAYERS like 3, 12-23 or later-half (all if left\n"
+    "DROPOUT is POSITION:PATTERN:P[:COMPENSATION[:LAYERS]][@MODULES], LAYERS like 3, 12-23 or later-half, MODULES\n"
+    "a pattern of names like q_proj, [qk]_proj or *_proj, for lora_input, lora_a and lora_b alone (all if left\n"
     "out). Positions with their patterns, and the compensations of these, the default one first:\n"
     "  lora_input           element             inverted\n"
     "  lora_a, lora_b       column              none, inverted\n"
@@ -118,8 +119,8 @@ static const char METHODS[] =
     "an example, span all features of a run of tokens. ffn_middle goes into down_proj, ffn_output comes from it,\n"
     "hidden is ffn_output and the output of attention, each before its residual sum; embedding takes no LAYERS.\n"
     "With inference, training is not compensated: evaluation multiplies by 1 - P. A layer takes one dropout on\n"
-    "A, one on B (lora_input counts as both), one at attention, one of ffn_middle and one of ffn_output or\n"
-    "hidden.\n\n";
+    "A and one on B of a module (lora_input counts as both), one at attention, one of ffn_middle and one of\n"
+    "ffn_output or hidden.\n\n";
 
 static const char REST[] =
     "Instances run each example with N different masks and train on the mean of the N losses. What lies below\n"
@@ -473,11 +474,13 @@ static bool list_dropouts(struct dropouts *d, const struct train_options *o, con
                      "no dropout of columns or spans at attention is asked for");
 }
 
-// PEFT knows one rate for all layers.
-static double input_rate(const struct dropouts *d) {
+// PEFT knows one rate for all layers and modules.
+static double input_rate(const struct dropouts *d, unsigned modules) {
     for (size_t i = 0; i < d->count; i++) {
-        if (d->list[i].position == DROPOUT_LORA_INPUT && d->list[i].layers.extent == LAYERS_ALL) {
-            return d->list[i].p;
+        const struct dropout *one = &d->list[i];
+        bool everywhere = one->layers.extent == LAYERS_ALL && !(modules & ~dropout_modules(one));
+        if (one->position == DROPOUT_LORA_INPUT && everywhere) {
+            return one->p;
         }
     }
     return 0;
@@ -537,8 +540,9 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     recipe->seed = (uint64_t)o->seed;
     recipe->instances = (unsigned)o->instances;
     // How many layers there are is not known yet: what is refused for the most is so for all.
+    const struct dropout_frame frame = {MODEL_MAX_LAYERS, config->modules, "lodrop-train"};
     if (!list_dropouts(&recipe->dropouts, o, method, f) ||
-        !dropouts_fit(&recipe->dropouts, MODEL_MAX_LAYERS, "lodrop-train", f)) {
+        !dropouts_fit(&recipe->dropouts, &frame, f)) {
         return false;
     }
     recipe->consistency = (struct consistency){.weight = o->consistency_weight};
@@ -553,7 +557,7 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (!check_instances(recipe, f)) {
         return false;
     }
-    config->dropout = input_rate(&recipe->dropouts);
+    config->dropout = input_rate(&recipe->dropouts, config->modules);
     bool input = method->count == 0 || is_input_dropout(method); // these two differ by their rate alone
     strcpy(recipe->method, !input ? method->name : config->dropout > 0 ? "lora-input-dropout" : "lora");
     return true;

@@ -123,6 +123,13 @@ static void reasons_name_what_is_possible(void) {
         {"hidden:span:0.1", "hidden does not take the pattern span: only element, column"},
         {"embedding:element:0.1:inverted:0", "embedding stands before the layers and takes none"},
         {"embedding:element:0.1:inverted:later-half", "embedding stands before the layers and takes none"},
+        {"attn_logit:column:0.1@q_proj", "attn_logit is not of modules and takes none"},
+        {"embedding:element:0.1@*", "embedding is not of modules and takes none"},
+        {"lora_input:element:0.1@w_proj", "'w_proj' matches no module: must match some of q_proj, k_proj, v_proj, "
+                                          "o_proj, gate_proj, up_proj, down_proj"},
+        {"lora_input:element:0.1@", "'' matches no module"},
+        {"lora_input:element:0.1:inverted:1@q_proj@v_proj", "'q_proj@v_proj' matches no module"},
+        {"lora_input:element:0.1@********************************", "is longer than 31 bytes"},
         {"lora_a:element:0.1", "lora_a does not take the pattern element: only column"},
         {"lora_b:column:0.1:inference", "lora_b with the pattern column does not take inference: only none, inverted"},
         {"lora_input:span:0.1", "lora_input does not take the pattern span: only element"},
@@ -280,6 +287,10 @@ static bool covers(const char *layers, unsigned layer, unsigned count) {
 
 // Two dropouts of one place, in models of few layers: refused exactly where a layer has both, or is none of the
 // model's.
+static bool fits(const struct dropouts *d, unsigned layers, unsigned modules, fault *f) {
+    return dropouts_fit(d, &(struct dropout_frame){layers, modules, "lodrop-train"}, f);
+}
+
 static void pairs_in_layers(void) {
     static const char *const where[] = {"", "0", "1", "3", "0-1", "1-2", "2-4", "later-half"};
     enum { WHERE = sizeof where / sizeof *where, MOST = 6 };
@@ -301,10 +312,10 @@ static void pairs_in_layers(void) {
             highest = named ? layer : highest;
         }
         fault f = {0};
-        bool fits = dropouts_fit(&d, count, "lodrop-train", &f);
-        wrong += fits != (!both && highest < count);
+        bool fit = fits(&d, count, ADAPTER_ALL_MODULES, &f);
+        wrong += fit != (!both && highest < count);
         // Before the model is known, its layers count as the most there can be: nothing that fits may be refused.
-        wrong += fits && !dropouts_fit(&d, MODEL_MAX_LAYERS, "lodrop-train", &f);
+        wrong += fit && !fits(&d, MODEL_MAX_LAYERS, ADAPTER_ALL_MODULES, &f);
     }
     CHECK(wrong == 0);
 }
@@ -313,28 +324,28 @@ static void faults_of_layers(void) {
     struct dropouts d = parse_all((const char *const[]){"attn_logit:column:0.1", "attn_logit:span:0.2:none:3"}, 2);
     fault f = {0};
     REFUSED(
-        dropouts_fit(&d, 5, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+        fits(&d, 5, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
         "attn_logit:column:0.1:none (--drop) and attn_logit:span:0.2:none:3 (--drop) are both on attention in layer "
         "3");
-    REFUSED(dropouts_fit(&d, 3, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+    REFUSED(fits(&d, 3, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
             "attn_logit:span:0.2:none:3: there are layers 0 to 2 only");
     d = parse_all((const char *const[]){"lora_input:element:0.1", "lora_input:element:0"}, 2);
-    REFUSED(dropouts_fit(&d, 1, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+    REFUSED(fits(&d, 1, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
             "both on A in layer 0");
     d = parse_all((const char *const[]){"lora_b:column:0.1:none:1", "lora_input:element:0.1"}, 2);
-    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop", "both on B in layer 1");
+    REFUSED(fits(&d, 2, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop", "both on B in layer 1");
     d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2"}, 2);
-    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+    REFUSED(fits(&d, 2, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
             "are both on the output of the FFN in layer 0");
     d = parse_all((const char *const[]){"embedding:element:0.1", "embedding:column:0.1"}, 2);
-    REFUSED(dropouts_fit(&d, 2, "lodrop-train", &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the embedding");
+    REFUSED(fits(&d, 2, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT, "lodrop-train: --drop", "on the embedding");
     d = parse_all((const char *const[]){"hidden:element:0.1:inverted:0", "ffn_output:span:0.2:none:1",
                                         "ffn_middle:column:0.1", "embedding:element:0.1", "attn_logit:column:0.1",
                                         "lora_a:column:0.1", "lora_b:column:0.1:inverted"},
                   7);
-    CHECK(dropouts_fit(&d, 2, "lodrop-train", &f));
+    CHECK(fits(&d, 2, ADAPTER_ALL_MODULES, &f));
     d = parse_all((const char *const[]){"lora_input:element:0.1", "attn_weight:span:0.1"}, 2);
-    CHECK(dropouts_fit(&d, 1, "lodrop-train", &f));
+    CHECK(fits(&d, 1, ADAPTER_ALL_MODULES, &f));
 }
 
 static void what_layers_draw(void) {
@@ -347,9 +358,9 @@ static void what_layers_draw(void) {
                                         "lora_input:element:0.2:inverted:later-half", "attn_logit:element:0:none:4"},
                   4);
     d.list[1].per_kv_head = true;
-    CHECK(dropouts_fit(&d, LAYERS, "lodrop-train", &f) && dropouts_of_layers(list, LAYERS, &d, seed, &f));
+    CHECK(fits(&d, LAYERS, ADAPTER_ALL_MODULES, &f) && dropouts_of_layers(list, LAYERS, &d, seed, &f));
     for (unsigned i = 0; i < LAYERS; i++) {
-        const lod_dropout *input = &list[i].lora_input, *attention = &list[i].attention;
+        const lod_dropout *input = &list[i].lora_input[0], *attention = &list[i].attention;
         CHECK(input->p == (i >= 2 ? 0.2 : 0) && (i < 2 || (input->site == i << 20 && input->seed == seed)));
         CHECK(i < 2 || input->compensation == LOD_COMPENSATION_INVERTED);
         CHECK(attention->p == (i < 2 ? 0.1 : i == 3 ? 0.3 : 0) && attention->draw == 0);
@@ -357,6 +368,37 @@ static void what_layers_draw(void) {
         CHECK(attention->site == (i < 2 ? i << 20 | 24 << 14 : i == 3 ? i << 20 | 25 << 14 : 0));
         CHECK(attention->compensation == (i == 3 ? LOD_COMPENSATION_RENORMALISE_NOGRAD : LOD_COMPENSATION_NONE));
     }
+}
+
+static void what_modules_draw(void) {
+    enum { Q = 1 << ADAPTER_Q_PROJ, V = 1 << ADAPTER_V_PROJ, UP = 1 << ADAPTER_UP_PROJ };
+    struct layer_dropouts list[2];
+    fault f = {0};
+    struct dropouts d =
+        parse_all((const char *const[]){"lora_a:column:0.1@[qk]_proj", "lora_a:column:0.2:none:1@v_proj",
+                                        "lora_b:column:0.3:inverted:0@*", "lora_input:element:0.4:inverted:1@up_*"},
+                  4);
+    CHECK(fits(&d, 2, ADAPTER_ALL_MODULES, &f) && dropouts_of_layers(list, 2, &d, 7, &f));
+    for (unsigned m = 0; m < ADAPTER_MODULES; m++) {
+        const bool q_or_k = m == ADAPTER_Q_PROJ || m == ADAPTER_K_PROJ;
+        CHECK(list[0].lora_a[m].p == (q_or_k ? 0.1 : 0) && list[0].lora_b[m].p == 0.3 && list[0].lora_input[m].p == 0);
+        CHECK(list[1].lora_a[m].p == (q_or_k ? 0.1 : m == ADAPTER_V_PROJ ? 0.2 : 0) && list[1].lora_b[m].p == 0);
+        CHECK(list[1].lora_input[m].p == (m == ADAPTER_UP_PROJ ? 0.4 : 0));
+        CHECK(list[0].lora_b[m].site == (LOD_POSITION_LORA_B + m) << 14);
+    }
+    char text[DROPOUT_TEXT];
+    dropout_print(text, &d.list[1]);
+    CHECK(strcmp(text, "lora_a:column:0.2:none:1@v_proj") == 0);
+    CHECK(dropout_modules(&d.list[0]) == (Q | 1 << ADAPTER_K_PROJ) && dropout_modules(&d.list[3]) == UP);
+    REFUSED(fits(&d, 2, Q | V, &f), &f, FAULT_INPUT, "lodrop-train: --drop",
+            "lora_input:element:0.4:inverted:1@up_*: only q_proj, v_proj have adapters");
+    d = parse_all((const char *const[]){"lora_a:column:0.1@[qv]_proj", "lora_input:element:0.2@*v_proj"}, 2);
+    CHECK(fits(&d, 1, ADAPTER_ALL_MODULES & ~V, &f) == false);
+    REFUSED(fits(&d, 1, ADAPTER_ALL_MODULES, &f), &f, FAULT_INPUT,
+            "lora_a:column:0.1:none@[qv]_proj (--drop) and lora_input:element:0.2:inverted@*v_proj (--drop)",
+            "both on A in layer 0");
+    d = parse_all((const char *const[]){"lora_a:column:0.1@[qv]_proj", "lora_a:column:0.2@[kv]_proj"}, 2);
+    CHECK(fits(&d, 1, ADAPTER_ALL_MODULES & ~V, &f) && !fits(&d, 1, V, &f)); // v_proj has no adapter: no clash
 }
 
 // Every place a mask of its own: no two sites are equal but hidden's at the FFN's output, which is ffn_output's.
@@ -368,10 +410,11 @@ static void where_activations_drop(void) {
         parse_all((const char *const[]){"hidden:column:0.1:inverted:0", "ffn_output:span:0.2:none:2",
                                         "ffn_middle:element:0.3:inference:1-2", "embedding:element:0.4"},
                   4);
+    struct dropout_frame frame = {LAYERS, ADAPTER_ALL_MODULES, "file"};
     CHECK(dropouts_of_layers(list, LAYERS, &d, 7, &f));
     for (unsigned i = 0; i < LAYERS; i++) {
         const struct layer_dropouts *l = &list[i];
-        CHECK(l->attention.p == 0 && l->lora_input.p == 0 && l->attention_output.p == (i == 0 ? 0.1 : 0));
+        CHECK(l->attention.p == 0 && l->lora_input[0].p == 0 && l->attention_output.p == (i == 0 ? 0.1 : 0));
         CHECK(l->embedding.p == (i == 0 ? 0.4 : 0) && l->embedding.site == (i == 0 ? 28u << 14 : 0));
         CHECK(i > 0 || l->attention_output.site == 29u << 14);
         CHECK(l->ffn_output.p == (i == 0 ? 0.1 : i == 2 ? 0.2 : 0) && l->ffn_middle.p == (i > 0 ? 0.3 : 0));
@@ -380,9 +423,10 @@ static void where_activations_drop(void) {
         CHECK(i == 0 || (l->ffn_middle.site == (i << 20 | 26u << 14) &&
                          l->ffn_middle.compensation == LOD_COMPENSATION_INFERENCE));
     }
-    CHECK(dropouts_place(&placed, LAYERS, &d, 7, "file", &f) && placed[2].ffn_output.site == list[2].ffn_output.site);
+    CHECK(dropouts_place(&placed, &frame, &d, 7, &f) && placed[2].ffn_output.site == list[2].ffn_output.site);
     free(placed);
-    REFUSED(dropouts_place(&placed, 2, &d, 7, "file", &f), &f, FAULT_INPUT, "file: --drop", "layers 0 to 1 only");
+    frame.layers = 2;
+    REFUSED(dropouts_place(&placed, &frame, &d, 7, &f), &f, FAULT_INPUT, "file: --drop", "layers 0 to 1 only");
     free(placed);
 }
 
@@ -414,6 +458,12 @@ static void refused_json(void) {
                 "must be a string");
     refuse_json(ENTRY("attn_logit", "column", "0.1", "\"none\", \"layers\": \"3-1\""), "lodrop.json: dropouts",
                 "backwards");
+    refuse_json(ENTRY("lora_a", "column", "0.1", "\"none\", \"modules\": \"w*\""), "lodrop.json: dropouts",
+                "'w*' matches no module");
+    refuse_json(ENTRY("lora_a", "column", "0.1", "\"none\", \"modules\": [\"q_proj\"]"),
+                "lodrop.json: dropouts.modules", "must be a string");
+    refuse_json(ENTRY("hidden", "element", "0.1", "\"inverted\", \"modules\": \"*\""), "lodrop.json: dropouts",
+                "hidden is not of modules");
     refuse_json(ENTRY("attn_logit", "element", "0.1", "\"none\", \"per_kv_head\": true"),
                 "lodrop.json: dropouts.per_kv_head", "not for attn_logit with the pattern element");
 }
@@ -428,6 +478,7 @@ int main(void) {
     pairs_in_layers();
     faults_of_layers();
     what_layers_draw();
+    what_modules_draw();
     where_activations_drop();
     refused_json();
     return check_end();

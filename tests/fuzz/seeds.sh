@@ -37,6 +37,7 @@ printf 'lora_input:element:0.1' > "$out/drop/input"
 printf 'attn_logit:column:0.1:none:12-23' > "$out/drop/range"
 printf 'attn_weight:span:0.25:renormalise-nograd:later-half' > "$out/drop/half"
 printf 'attn_weight:element:1e-3:inverted:7' > "$out/drop/layer"
+printf 'lora_b:column:0.5:none:1@[!a-p]_p?oj*' > "$out/drop/modules"
 
 cat > "$out/sweep/product" <<END
 {"base": {"epochs": 5, "learning-rate": 3e-3, "target-modules": "q_proj,v_proj", "drop": ["ffn_output:span:0.1"]},

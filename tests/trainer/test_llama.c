@@ -86,7 +86,10 @@ static void make_twin(twin *t, const small_llama *s, unsigned modules, size_t in
     for (size_t i = 0; i < LAYERS; i++) {
         t->dropouts[i].attention_output = s->layers[i].attention_output;
         t->dropouts[i].ffn_middle = s->layers[i].ffn_middle, t->dropouts[i].ffn_output = s->layers[i].ffn_output;
-        t->dropouts[i].lora_a = s->layers[i].linear[0].lora_a, t->dropouts[i].lora_b = s->layers[i].linear[0].lora_b;
+        for (size_t k = 0; k < ADAPTER_MODULES; k++) {
+            t->dropouts[i].lora_a[k] = s->layers[i].linear[k].lora_a;
+            t->dropouts[i].lora_b[k] = s->layers[i].linear[k].lora_b;
+        }
     }
     struct lora_options options = {.dropouts = t->dropouts, .instances = instances, .leaves = SEGMENTS};
     options.config = (struct adapter_config){.r = RANK, .alpha = m->lora_scale * RANK, .modules = modules};
