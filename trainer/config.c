@@ -142,12 +142,18 @@ static bool refuse_true(struct json_scope scope, const char *field, fault *f) {
            (!set || json_fault(scope, field, f, "true is not supported"));
 }
 
+static bool read_rate(struct json_scope scope, const char *field, double *rate, fault *f) {
+    return json_get_number(scope, field, JSON_OPTIONAL, 0.0, 1.0, rate, f) &&
+           (*rate < 1.0 || json_fault(scope, field, f, "is 1, must be below 1"));
+}
+
 static bool read_layers(struct model_config *config, struct json_scope scope, fault *f) {
     const char *activation = "silu";
     config->rms_norm_eps = 1e-6;
     if (!json_get_string(scope, "hidden_act", JSON_OPTIONAL, &activation, f) ||
         !json_get_number(scope, "rms_norm_eps", JSON_OPTIONAL, 0.0, 1.0, &config->rms_norm_eps, f) ||
-        !json_get_number(scope, "attention_dropout", JSON_OPTIONAL, 0.0, 1.0, &config->attention_dropout, f) ||
+        !read_rate(scope, "attention_dropout", &config->attention_dropout, f) ||
+        !read_rate(scope, "hidden_dropout_prob", &config->hidden_dropout, f) ||
         !json_get_bool(scope, "tie_word_embeddings", JSON_OPTIONAL, &config->tie_word_embeddings, f)) {
         return false;
     }
@@ -156,9 +162,6 @@ static bool read_layers(struct model_config *config, struct json_scope scope, fa
     }
     if (!(config->rms_norm_eps > 0.0 && config->rms_norm_eps < 1.0)) {
         return json_fault(scope, "rms_norm_eps", f, "is %g, must lie between 0 and 1", config->rms_norm_eps);
-    }
-    if (!(config->attention_dropout < 1.0)) {
-        return json_fault(scope, "attention_dropout", f, "is 1, must be below 1");
     }
     return refuse_true(scope, "attention_bias", f) && refuse_true(scope, "mlp_bias", f);
 }

@@ -19,7 +19,7 @@ struct model_config {
     uint32_t max_positions; // max_position_embeddings
     double rms_norm_eps;
     double rope_theta;
-    double attention_dropout; // what the model's config says; 0 where it says nothing
+    double attention_dropout, hidden_dropout; // what the model's config says; 0 where it says nothing
     bool tie_word_embeddings; // the output matrix is the embedding matrix
     int32_t bos_token_id;     // -1: not given
     uint32_t eos_count;

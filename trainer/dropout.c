@@ -219,7 +219,8 @@ bool dropout_parse(struct dropout *d, const char *text, const char *program, fau
         parts++;
     }
     if (parts < 3 || parts > 5) {
-        return fault_set(f, FAULT_INPUT, program, field, "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]][@MODULES]");
+        return fault_set(f, FAULT_INPUT, program, field,
+                         "must be POSITION:PATTERN:P[:COMPENSATION[:LAYERS]][@MODULES]");
     }
     struct words w = {.position = part[0],
                       .pattern = part[1],
@@ -241,6 +242,10 @@ void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d) {
     snprintf(text, DROPOUT_TEXT, "%s:%s:%.15g:%s%s%s%s%s", POSITION_WORDS.word[d->position],
              PATTERN_WORDS.word[d->pattern], d->p, COMPENSATION_WORDS.word[d->compensation], *layers ? ":" : "", layers,
              *d->modules ? "@" : "", d->modules);
+}
+
+bool dropout_is_of_adapter(const struct dropout *d) {
+    return POSITIONS[d->position].of_modules;
 }
 
 unsigned dropout_modules(const struct dropout *d) {

@@ -67,6 +67,9 @@ bool dropout_parse(struct dropout *d, const char *text, const char *program, fau
 // All of it but the option: "lora_input:element:0.1:inverted:12-23@*_proj".
 void dropout_print(char text[DROPOUT_TEXT], const struct dropout *d);
 
+// Of the input or a matrix of adapters.
+bool dropout_is_of_adapter(const struct dropout *d);
+
 // The set of modules whose adapters it is for; all of them where it is for none in particular.
 unsigned dropout_modules(const struct dropout *d);
 
@@ -108,9 +111,9 @@ struct dropout_frame {
     const char *file; // of the dropouts, which faults name
 };
 
-// That the model has the layers, adapters the modules, and each layer at most one dropout at a place: attention's logits
-// and weights are one, the FFN's output is one of the two places of `hidden`, and a dropout on the input of A leaves A
-// and B alone.
+// That the model has the layers, adapters the modules, and each layer at most one dropout at a place: attention's
+// logits and weights are one, the FFN's output is one of the two places of `hidden`, and a dropout on the input of A
+// leaves A and B alone.
 bool dropouts_fit(const struct dropouts *d, const struct dropout_frame *frame, fault *f);
 
 // Fills list [layers]; d must fit.

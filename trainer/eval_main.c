@@ -56,8 +56,8 @@ static const struct option_table TABLE = {
              "  in training and at test  the same adapter, lodrop-eval --ensemble 4\n"
              "  at test only             lodrop-train --method lora, lodrop-eval --ensemble 4\n"
              "                           --drop lora_a:column:0.5 --drop lora_b:column:0.5\n"
-             "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]][@MODULES] or the same of lora_b; COMPENSATION is none,\n"
-             "or inverted: what is kept is divided by 1 - P; MODULES is a pattern of names like *_proj.\n\n"
+             "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]][@MODULES] or the same of lora_b; COMPENSATION is\n"
+             "none, or inverted: what is kept is divided by 1 - P; MODULES is a pattern of names like *_proj.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,

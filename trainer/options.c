@@ -105,7 +105,8 @@ static bool set_from_word(const struct option *o, void *values, const char *word
     errno = 0;
     switch (o->type) {
     case OPTION_TEXT:
-        return set_text(o, values, word, program, flag, f);
+        return *word ? set_text(o, values, word, program, flag, f)
+                     : fault_set(f, FAULT_INPUT, program, flag, "is empty: leave it out, or name something");
     case OPTION_LIST:
         return append(o, values, word, program, flag, f);
     case OPTION_INTEGER: {

@@ -137,9 +137,24 @@ static bool make_adapter(struct training *t, const char *checkpoint, fault *f) {
                        : lora_initialise(&t->lora, (uint64_t)o->seed, strcmp(o->init_b, "random") == 0, f);
 }
 
+// The model's own dropouts are read again, from a folder that may have changed.
+static bool check_dropouts(const struct training *t, const char *checkpoint, fault *f) {
+    struct adapter_recipe recipe;
+    bool there;
+    if (!adapter_read_recipe(&recipe, &there, checkpoint, f)) {
+        return false;
+    }
+    json_t *before = dropouts_json(&recipe.dropouts), *now = dropouts_json(&t->recipe.dropouts);
+    bool same = there && before && now && json_equal(before, now);
+    json_decref(before);
+    json_decref(now);
+    return same || fault_set(f, FAULT_INPUT, checkpoint, "lodrop.json",
+                             "its dropouts are not those of the options and the model: it cannot go on");
+}
+
 static bool read_progress(struct training *t, const char *checkpoint, fault *f) {
     struct checkpoint c;
-    if (!checkpoint_read_state(checkpoint, &c, f)) {
+    if (!check_dropouts(t, checkpoint, f) || !checkpoint_read_state(checkpoint, &c, f)) {
         return false;
     }
     if (c.fingerprint != t->fingerprint) {
@@ -238,15 +253,46 @@ static bool is_readable(const char *path, fault *f) {
     return done;
 }
 
-bool training_check(const struct train_options *o, fault *f) {
+static bool meets_adapter(const struct dropout *d, const struct layers *adapted, unsigned layers) {
+    for (unsigned layer = 0; layer < layers; layer++) {
+        if (layers_hold(&d->layers, layer, layers) && layers_hold(adapted, layer, layers)) {
+            return true;
+        }
+    }
+    return !dropout_is_of_adapter(d);
+}
+
+// What the model's shape has to say to layers and dropouts.
+static bool fit_model(struct adapter_config *config, const struct adapter_recipe *recipe,
+                      const struct model_config *model, const struct train_options *o, fault *f) {
+    const struct dropout_frame frame = {model->layers, config->modules, "lodrop-train"};
+    const struct dropouts *d = &recipe->dropouts;
+    if (!layers_settle(&config->layers, model->layers, "lodrop-train", "--layers-to-transform", f) ||
+        !dropouts_fit(d, &frame, f)) {
+        return false;
+    }
+    for (size_t i = 0; i < d->count; i++) {
+        char text[DROPOUT_TEXT];
+        if (!meets_adapter(&d->list[i], &config->layers, model->layers)) {
+            dropout_print(text, &d->list[i]);
+            return fault_set(f, FAULT_INPUT, "lodrop-train", d->list[i].option, "%s: none of its layers has adapters",
+                             text);
+        }
+    }
+    return !o->mask_per_kv_head || model->kv_heads < model->heads ||
+           fault_set(f, FAULT_INPUT, "lodrop-train", "--mask-per-kv-head",
+                     "the model has a KV head for each query head: their key sets are the same");
+}
+
+bool training_check(const struct train_options *o, const char *from, fault *f) {
     struct adapter_config config;
     struct adapter_recipe recipe;
     struct model_config model;
     enum schedule_kind kind;
     enum selection_metric metric;
-    return train_options_adapter(&config, &recipe, o, o->adapter, f) && schedule_parse(&kind, o->lr_scheduler, f) &&
+    return train_options_adapter(&config, &recipe, o, from, f) && schedule_parse(&kind, o->lr_scheduler, f) &&
            selection_metric_parse(&metric, o->metric_for_best_model, f) &&
-           model_config_read(&model, o->model, f) && dropouts_fit(&recipe.dropouts, model.layers, "lodrop-train", f) &&
+           model_config_read(&model, o->model, f) && fit_model(&config, &recipe, &model, o, f) &&
            is_readable(o->data, f) && (!*o->eval_data || is_readable(o->eval_data, f));
 }
 
@@ -255,9 +301,9 @@ bool training_load(struct training *t, const char *checkpoint, fault *f) {
     bool asked = !o->default_length; // the default gives way to a model with fewer positions
     return train_options_adapter(&t->config, &t->recipe, o, *checkpoint ? checkpoint : o->adapter, f) &&
            model_load(&t->model, o->model, f) && model_fit_length(&t->model.config, &o->max_length, asked, f) &&
-           layers_settle(&t->config.layers, t->model.config.layers, "lodrop-train", "--layers-to-transform", f) &&
-           place_dropouts(t, f) && read_data(t, f) && plan_steps(t, f) && choose_selection(t, f) &&
-           make_adapter(t, checkpoint, f) && (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
+           fit_model(&t->config, &t->recipe, &t->model.config, o, f) && place_dropouts(t, f) && read_data(t, f) &&
+           plan_steps(t, f) && choose_selection(t, f) && make_adapter(t, checkpoint, f) &&
+           (!*checkpoint || read_progress(t, checkpoint, f)) && take_memory(t, f);
 }
 
 void training_free(struct training *t) {

@@ -126,7 +126,7 @@ static bool check_all(const struct sweeping *w, fault *f) {
         fault inner;
         if (!sweep_options(&w->sweep, run, o, f)) {
             done = false;
-        } else if (!training_check(o, &inner)) {
+        } else if (!training_check(o, o->adapter, &inner)) {
             done = fault_set(f, inner.status, w->sweep.file, w->sweep.names[run], "%.4000s", inner.text);
         }
     }

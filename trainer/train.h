@@ -45,8 +45,9 @@ struct training {
     struct report report;
 };
 
-// What can be told of the options without reading the model's weights and the data.
-bool training_check(const struct train_options *o, fault *f);
+// What can be told of the options without reading the model's weights and the data. from: a folder whose adapter the
+// run continues; empty: none.
+bool training_check(const struct train_options *o, const char *from, fault *f);
 
 // Reads and checks everything the options name and takes all memory, before anything is written. checkpoint: the folder
 // to go on from, or empty. t->options is set by the caller, all else zero.

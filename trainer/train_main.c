@@ -11,7 +11,8 @@ enum { STATUS_INTERRUPTED = 130 };
 static bool print_config(const struct train_options *o, const char *checkpoint, fault *f) {
     struct adapter_config config;
     struct adapter_recipe recipe;
-    if (!train_options_adapter(&config, &recipe, o, *checkpoint ? checkpoint : o->adapter, f)) {
+    const char *from = *checkpoint ? checkpoint : o->adapter;
+    if (!training_check(o, from, f) || !train_options_adapter(&config, &recipe, o, from, f)) {
         return false;
     }
     json_t *object = train_options_json(o, &config, &recipe);
@@ -36,6 +37,12 @@ static void print_scaled(struct training *t) {
     }
 }
 
+static void print_unapplied(struct training *t, const char *field, double rate) {
+    if (rate > 0) {
+        report_line(&t->report, "the model's own %s of %g is not applied: --model-dropout config does", field, rate);
+    }
+}
+
 static void print_start(struct training *t) {
     const struct dataset *d = &t->data;
     report_line(&t->report, "%zu examples, %zu tokens, %zu targets%s", d->count, d->tokens, d->targets,
@@ -44,9 +51,9 @@ static void print_start(struct training *t) {
         report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
                     (long long)t->options->max_length);
     }
-    if (t->model.config.attention_dropout > 0 && strcmp(t->options->model_dropout, "off") == 0) {
-        report_line(&t->report, "the model's own attention_dropout of %g is not applied: --model-dropout config does",
-                    t->model.config.attention_dropout);
+    if (strcmp(t->options->model_dropout, "off") == 0) {
+        print_unapplied(t, "attention_dropout", t->model.config.attention_dropout);
+        print_unapplied(t, "hidden_dropout_prob", t->model.config.hidden_dropout);
     }
     print_scaled(t);
     report_line(&t->report, "%zu trainable parameters in %zu adapters, %llu steps", t->lora.parameters, t->lora.count,

@@ -30,7 +30,7 @@ static const struct option LIST[] = {
     {"rate", OPTION_RATE, AT(rate), 0, 0, "P", "rate of the method's dropouts (default 0.1, of lora-dropout 0.5)"},
     {"drop", OPTION_LIST, AT(drop), 0, 0, "DROPOUT", "a dropout beside the method's, see below; may be repeated"},
     {"model-dropout", OPTION_TEXT, AT(model_dropout), 0, 0, "WHICH",
-     "config: the attention_dropout of the model's config.json as well; off (default)"},
+     "config: attention_dropout and hidden_dropout_prob of the model's config.json as well; off (default)"},
     {"consistency", OPTION_TEXT, AT(consistency), 0, 0, "KIND",
      "a second pass and how far apart they are: kl, r-drop or js, see below (default: the method's)"},
     {"consistency-weight", OPTION_NUMBER, AT(consistency_weight), 0, CONSISTENCY_MOST_WEIGHT, "X",
@@ -214,9 +214,10 @@ bool train_option_is_free(const char *name) {
     return is_one_of(name, list, sizeof list / sizeof *list);
 }
 
-// Options that may differ when a run goes on: where things lie (the data are known by their tokens), and free ones.
+// Options that may differ when a run goes on: where lies what is read again (data are known by their tokens), and free
+// ones.
 static bool may_change(const char *name) {
-    static const char *const places[] = {"model", "data", "eval-data", "adapter"};
+    static const char *const places[] = {"model", "data", "eval-data"};
     return train_option_is_free(name) || is_one_of(name, places, sizeof places / sizeof *places);
 }
 
@@ -316,21 +317,22 @@ static bool choose_instances(struct train_options *o, option_set given, fault *f
 }
 
 // What is asked of evaluations needs some.
-static bool check_evaluation(option_set given, fault *f) {
+static bool check_evaluation(const struct train_options *o, fault *f) {
     static const char *const needing[][2] = {{"eval-steps", "eval-data"},
                                              {"metric-for-best-model", "eval-data"},
                                              {"load-best-model-at-end", "eval-data"},
-                                             {"early-stopping-patience", "eval-data"},
-                                             {"early-stopping-threshold", "early-stopping-patience"}};
+                                             {"early-stopping-patience", "eval-data"}};
     for (size_t i = 0; i < sizeof needing / sizeof *needing; i++) {
         const char *name = needing[i][0], *needed = needing[i][1];
-        if (options_given(&train_option_table, given, name) && !options_given(&train_option_table, given, needed)) {
+        if (options_given(&train_option_table, o->given, name) &&
+            !options_given(&train_option_table, o->given, needed)) {
             char flag[64];
             snprintf(flag, sizeof flag, "--%s", name);
             return fault_set(f, FAULT_USAGE, "lodrop-train", flag, "needs --%s", needed);
         }
     }
-    return true;
+    return o->early_stopping_patience || !options_given(&train_option_table, o->given, "early-stopping-threshold") ||
+           fault_set(f, FAULT_USAGE, "lodrop-train", "--early-stopping-threshold", "needs --early-stopping-patience");
 }
 
 bool train_options_complete(struct train_options *o, fault *f) {
@@ -340,17 +342,19 @@ bool train_options_complete(struct train_options *o, fault *f) {
     if (!options_require(&train_option_table, given, needed, f)) {
         return false;
     }
-    static const char *const of_adapter[] = {"lora-r", "lora-alpha", "use-rslora", "target-modules",
-                                             "layers-to-transform"};
+    static const char *const of_adapter[] = {"lora-r",         "lora-alpha",          "use-rslora",
+                                             "target-modules", "layers-to-transform", "init-b"};
     for (size_t i = 0; *o->adapter && i < sizeof of_adapter / sizeof *of_adapter; i++) {
         if (options_given(&train_option_table, given, of_adapter[i])) {
-            return fault_set(f, FAULT_USAGE, "lodrop-train", of_adapter[i], "comes from --adapter: leave it out");
+            char flag[64];
+            snprintf(flag, sizeof flag, "--%s", of_adapter[i]);
+            return fault_set(f, FAULT_USAGE, "lodrop-train", flag, "comes from --adapter: leave it out");
         }
     }
     if (strcmp(o->form, "lora") == 0 && options_given(&train_option_table, given, "orthogonality-weight")) {
         return fault_set(f, FAULT_USAGE, "lodrop-train", "--orthogonality-weight", "needs --form adalora");
     }
-    return check_evaluation(given, f) && choose_rates(o, given, f) && choose_consistency(o, given, f) &&
+    return check_evaluation(o, f) && choose_rates(o, given, f) && choose_consistency(o, given, f) &&
            choose_instances(o, given, f);
 }
 
@@ -412,7 +416,20 @@ static void name_model(char name[1024], const char *path) {
     snprintf(name, 1024, "%.*s", named ? (int)(end - start) : 0, path + start);
 }
 
-// The dropout that a model's own configuration asks for.
+static bool add_own(struct dropouts *d, const char *field, double p, struct dropout own, fault *f) {
+    const char *refusal = dropout_rate_refusal(p);
+    if (refusal) {
+        return fault_set(f, FAULT_INPUT, "config.json", field, "is %.15g, %s", p, refusal);
+    }
+    if (p > 0) {
+        own.p = p;
+        own.option = "--model-dropout";
+        d->list[d->count++] = own;
+    }
+    return true;
+}
+
+// The dropouts that a model's own configuration asks for.
 static bool add_models_own(struct dropouts *d, const struct train_options *o, fault *f) {
     struct model_config config;
     if (strcmp(o->model_dropout, "off") == 0) {
@@ -425,25 +442,23 @@ static bool add_models_own(struct dropouts *d, const struct train_options *o, fa
     if (!model_config_read(&config, o->model, f)) {
         return false;
     }
-    const char *refusal = dropout_rate_refusal(config.attention_dropout);
-    if (refusal) {
-        return fault_set(f, FAULT_INPUT, "config.json", "attention_dropout", "is %.15g, %s", config.attention_dropout,
-                         refusal);
+    if (config.attention_dropout == 0 && config.hidden_dropout == 0) {
+        return fault_set(f, FAULT_INPUT, "lodrop-train", "--model-dropout",
+                         "config.json has neither an attention_dropout nor a hidden_dropout_prob above 0");
     }
-    if (config.attention_dropout > 0) {
-        d->list[d->count++] = (struct dropout){.position = DROPOUT_ATTN_WEIGHT,
-                                               .pattern = LOD_PATTERN_ELEMENT,
-                                               .compensation = DROPOUT_INVERTED,
-                                               .p = config.attention_dropout,
-                                               .option = "--model-dropout"};
+    struct dropout own = {.pattern = LOD_PATTERN_ELEMENT, .compensation = DROPOUT_INVERTED};
+    own.position = DROPOUT_ATTN_WEIGHT;
+    if (!add_own(d, "attention_dropout", config.attention_dropout, own, f)) {
+        return false;
     }
-    return true;
+    own.position = DROPOUT_HIDDEN;
+    return add_own(d, "hidden_dropout_prob", config.hidden_dropout, own, f);
 }
 
 // All dropouts that the options ask for, each with the option that did.
 static bool list_dropouts(struct dropouts *d, const struct train_options *o, const struct dropout_method *method,
                           fault *f) {
-    _Static_assert(OPTION_LIST_MOST + 4 <= DROPOUT_MOST, "a method's, --lora-dropout's, the model's, those of --drop");
+    _Static_assert(OPTION_LIST_MOST + 5 <= DROPOUT_MOST, "a method's, --lora-dropout's, the model's, those of --drop");
     d->count = 0;
     bool input = is_input_dropout(method), key_sets = false;
     for (size_t i = 0; i < method->count && !input; i++) {

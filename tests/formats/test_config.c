@@ -39,7 +39,8 @@ static void defaults(void) {
     CHECK(parse(&c, "{}", &f));
     CHECK(c.hidden_size == 64 && c.intermediate_size == 172 && c.layers == 5 && c.heads == 8 && c.kv_heads == 8);
     CHECK(c.head_dim == 8 && c.vocab_size == 512 && c.max_positions == 256 && !c.tie_word_embeddings);
-    CHECK(c.rms_norm_eps == 1e-6 && c.rope_theta == 10000.0 && c.attention_dropout == 0.0);
+    CHECK(c.rms_norm_eps == 1e-6 && c.rope_theta == 10000.0 && c.attention_dropout == 0.0 &&
+          c.hidden_dropout == 0.0);
     CHECK(c.bos_token_id == -1 && c.eos_count == 0);
 }
 
@@ -48,11 +49,12 @@ static void given(void) {
     fault f = {0};
     CHECK(parse(&c,
                 "{\"num_key_value_heads\": 2, \"head_dim\": 16, \"rms_norm_eps\": 1e-5, \"tie_word_embeddings\": true,"
-                " \"attention_dropout\": 0.1, \"bos_token_id\": 1, \"eos_token_id\": [2, 3], \"rope_scaling\": null,"
+                " \"attention_dropout\": 0.1, \"hidden_dropout_prob\": 0.2, \"bos_token_id\": 1,"
+                " \"eos_token_id\": [2, 3], \"rope_scaling\": null,"
                 " \"rope_parameters\": {\"rope_theta\": 5e5, \"rope_type\": \"default\"}, \"attention_bias\": false}",
                 &f));
     CHECK(c.kv_heads == 2 && c.head_dim == 16 && c.rms_norm_eps == 1e-5 && c.tie_word_embeddings);
-    CHECK(c.attention_dropout == 0.1 && c.rope_theta == 5e5 && c.bos_token_id == 1);
+    CHECK(c.hidden_dropout == 0.2 && c.attention_dropout == 0.1 && c.rope_theta == 5e5 && c.bos_token_id == 1);
     CHECK(c.eos_count == 2 && c.eos_token_ids[0] == 2 && c.eos_token_ids[1] == 3);
     CHECK(parse(&c, "{\"rope_theta\": 1000000, \"eos_token_id\": 5, \"rope_scaling\": {\"type\": \"default\"}}", &f));
     CHECK(c.rope_theta == 1e6 && c.eos_count == 1 && c.eos_token_ids[0] == 5);
@@ -91,6 +93,7 @@ static void refused(void) {
     refuse("{\"mlp_bias\": true}", "mlp_bias", "not supported");
     refuse("{\"quantization_config\": {}}", "quantization_config", "not supported");
     refuse("{\"attention_dropout\": 1}", "attention_dropout", "is 1");
+    refuse("{\"hidden_dropout_prob\": 1}", "hidden_dropout_prob", "is 1");
     refuse("{\"tie_word_embeddings\": 1}", "tie_word_embeddings", "true or false");
     refuse("{\"bos_token_id\": 512}", "bos_token_id", "not in the vocabulary");
     refuse("{\"eos_token_id\": -1}", "eos_token_id", "not in the vocabulary");

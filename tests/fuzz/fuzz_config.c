@@ -23,6 +23,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(c.vocab_size && c.bos_token_id < (int64_t)c.vocab_size && c.eos_count <= MODEL_MAX_EOS);
         check(c.rms_norm_eps > 0 && c.rms_norm_eps < 1 && c.rope_theta >= 1);
         check(c.attention_dropout >= 0 && c.attention_dropout < 1);
+        check(c.hidden_dropout >= 0 && c.hidden_dropout < 1);
     } else {
         check(f.status && f.text[0]);
     }

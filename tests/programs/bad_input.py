@@ -70,7 +70,7 @@ def with_length(length):
 def with_vocabulary(size):
     def damage(case):
         shutil.rmtree(case.model)
-        write_model(case.model, size)
+        write_model(case.model, vocab_size=size)
 
     return damage
 

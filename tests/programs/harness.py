@@ -219,30 +219,31 @@ def write_tokenizer(folder, pieces=PIECES):
     (folder / "tokenizer.model").write_bytes(model + _field(2, trainer) + _field(3, normalizer))
 
 
-def _shapes(vocabulary):
-    width, inner = CONFIG["hidden_size"], CONFIG["intermediate_size"]
-    keys = width // CONFIG["num_attention_heads"] * CONFIG["num_key_value_heads"]
+def _shapes(config):
+    width, inner = config["hidden_size"], config["intermediate_size"]
+    keys = width // config["num_attention_heads"] * config["num_key_value_heads"]
     linear = {"self_attn.q_proj": [width, width], "self_attn.k_proj": [keys, width], "self_attn.v_proj": [keys, width],
               "self_attn.o_proj": [width, width], "mlp.gate_proj": [inner, width], "mlp.up_proj": [inner, width],
               "mlp.down_proj": [width, inner], "input_layernorm": [width], "post_attention_layernorm": [width]}
-    shapes = {"model.embed_tokens.weight": [vocabulary, width], "model.norm.weight": [width]}
-    for layer in range(CONFIG["num_hidden_layers"]):
+    shapes = {"model.embed_tokens.weight": [config["vocab_size"], width], "model.norm.weight": [width]}
+    for layer in range(config["num_hidden_layers"]):
         shapes.update({f"model.layers.{layer}.{name}.weight": shape for name, shape in linear.items()})
     return shapes
 
 
-def write_model(folder, vocabulary=len(PIECES)):
-    """A Hugging Face folder of a Llama that has learnt nothing."""
+def write_model(folder, **more):
+    """A Hugging Face folder of a Llama that has learnt nothing; more: of its config.json."""
     rng = random.Random(1)
+    config = {**CONFIG, "vocab_size": len(PIECES), **more}
     folder.mkdir()
     header, data = {}, array.array("f")
-    for name, shape in _shapes(vocabulary).items():
+    for name, shape in _shapes(config).items():
         begin, count = 4 * len(data), shape[0] * (shape[1] if len(shape) > 1 else 1)
         mean, spread = (1, 0.1) if len(shape) == 1 else (0, shape[1] ** -0.5)
         data.extend(rng.gauss(mean, spread) for _ in range(count))
         header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, 4 * len(data)]}
     write_safetensors(folder / "model.safetensors", header, data.tobytes())
-    (folder / "config.json").write_text(json.dumps({**CONFIG, "vocab_size": vocabulary}, indent=1))
+    (folder / "config.json").write_text(json.dumps(config, indent=1))
     write_tokenizer(folder)
     return folder
 
