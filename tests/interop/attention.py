@@ -12,13 +12,14 @@ PLAIN = "plain"  # transformers' name for the attention of this file
 
 @dataclasses.dataclass
 class Dropped:
-    """A dropout at attention, as --drop names it; layers None: all of them."""
+    """A dropout, as --drop names it; layers and modules None: all of them."""
     position: str  # attn_logit or attn_weight
     pattern: str  # element, column or span
     compensation: str
     p: float = 0.1
     layers: list | None = None
     per_kv_head: bool = False
+    modules: list | None = None
 
 
 class AttentionMasks:

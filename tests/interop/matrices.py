@@ -36,7 +36,7 @@ class MatrixMasks:
             if not isinstance(module, peft.tuners.lora.Linear):
                 continue
             for d in dropped:
-                if d.layers is None or int(found[1]) in d.layers:
+                if (d.layers is None or int(found[1]) in d.layers) and (d.modules is None or found[2] in d.modules):
                     self.place(module, Site(seed, domain, int(found[1]), found[2], d, expected))
         assert self.places
 

@@ -75,6 +75,15 @@ def test_some_modules(context):
     return detail
 
 
+def test_patterns_of_modules(context):
+    """Another rate in other modules, and none in the rest."""
+    dropped = [Dropped("lora_a", "column", "none", 0.3, modules=["q_proj", "k_proj"]),
+               Dropped("lora_a", "column", "inverted", 0.6, [1], modules=["down_proj"]),
+               Dropped("lora_b", "column", "none", 0.5, modules=["gate_proj", "up_proj", "down_proj"])]
+    return check(context, dropped, instances=3, drop=["lora_a:column:0.3@[qk]_proj", "lora_b:column:0.5@*[!kqvo]_proj",
+                                                      "lora_a:column:0.6:inverted:1@down_proj"])
+
+
 def test_beside_other_dropouts(context):
     """Every one of them has masks of its own for each instance."""
     model = write_model(context, "random-tied", **TIED)

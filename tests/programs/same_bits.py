@@ -24,7 +24,7 @@ R_DROP = ["--method", "r-drop", "--consistency-weight", "1", "--lora-dropout", "
 JS = ["--drop", "attn_weight:element:0.2:inverted:1", "--drop", "ffn_middle:column:0.2:inverted:1",
       "--consistency", "js", "--consistency-weight", "1"]
 LORA_DROPOUT = ["--method", "lora-dropout"]
-INSTANCES = ["--drop", "lora_a:column:0.3:inverted:1", "--drop", "lora_b:column:0.5:none:1", "--instances", "3",
+INSTANCES = ["--drop", "lora_a:column:0.3:inverted:1", "--drop", "lora_b:column:0.5:none:1@[qd]*_proj", "--instances", "3",
              "--layers-to-transform", "0-1"]
 ADALORA = ["--method", "lora-dropout", "--instances", "2", "--form", "adalora"]
 EMBEDDING_INSTANCES = ["--method", "dropkey", "--drop", "embedding:element:0.1", "--instances", "2"]
