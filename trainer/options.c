@@ -307,3 +307,12 @@ bool options_from_json(const struct option_table *table, void *values, const jso
     }
     return true;
 }
+
+bool option_is_among(const char *name, const char *const *list, size_t count) {
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(name, list[i]) == 0) {
+            return true;
+        }
+    }
+    return false;
+}

@@ -71,4 +71,6 @@ bool option_from_json(const struct option *o, void *values, struct json_scope sc
 bool options_from_json(const struct option_table *table, void *values, const json_t *object, const char *file,
                        fault *f);
 
+bool option_is_among(const char *name, const char *const *list, size_t count);
+
 #endif

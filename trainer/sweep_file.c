@@ -120,12 +120,7 @@ static bool make_names(struct sweep *s, fault *f) {
 static bool is_of_sweep(const char *name) {
     static const char *const list[] = {"output",     "sweep",        "jobs",          "resume",
                                        "stop-after", "print-config", "dump-gradients"};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) {
-        if (strcmp(name, list[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
+    return option_is_among(name, list, sizeof list / sizeof *list);
 }
 
 static bool find_option(const struct option **o, struct json_scope scope, const char *name, fault *f) {

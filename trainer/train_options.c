@@ -198,27 +198,18 @@ static bool is_input_dropout(const struct dropout_method *method) {
 
 // --- Reading ---
 
-static bool is_one_of(const char *name, const char *const *list, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(name, list[i]) == 0) {
-            return true;
-        }
-    }
-    return false;
-}
-
 bool train_option_is_free(const char *name) {
     static const char *const list[] = {"output", "threads",      "recompute",      "save-steps", "stop-after",
                                        "resume", "print-config", "dump-gradients", "tune",       "sweep",
                                        "jobs",   "memory-limit"};
-    return is_one_of(name, list, sizeof list / sizeof *list);
+    return option_is_among(name, list, sizeof list / sizeof *list);
 }
 
 // Options that may differ when a run goes on: where lies what is read again (data are known by their tokens), and free
 // ones.
 static bool may_change(const char *name) {
     static const char *const places[] = {"model", "data", "eval-data"};
-    return train_option_is_free(name) || is_one_of(name, places, sizeof places / sizeof *places);
+    return train_option_is_free(name) || option_is_among(name, places, sizeof places / sizeof *places);
 }
 
 // What the command line gave (line) over the checkpoint's options (o).
