@@ -2,13 +2,14 @@
 #include "plan.h"
 
 static const size_t depths[] = {512, 384, 256, 192, 128, 64};
-static const size_t heights[] = {1024, 512, 384, 256, 192, 128, 96, 64, 48, 32};
+static const size_t heights[] = {1024, 512, 384, 256, 128, 64, 32};
+static const size_t widths[] = {0, 512, 256, 128};
 static const size_t query_blocks[] = {32, 48, 64, 80, 96, 128, 192};
 
 #define COUNT_OF(list) (sizeof(list) / sizeof *(list))
 
 static bool same_blocks(const lod_blocks *a, const lod_blocks *b) {
-    return a->tile == b->tile && a->mc == b->mc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
+    return a->tile == b->tile && a->mc == b->mc && a->nc == b->nc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
 }
 
 static bool same_choice(const lod_choice *a, const lod_choice *b) {
@@ -39,19 +40,25 @@ static void add_blocks(candidates *c, lod_blocks blocks) {
     add(c, &choice);
 }
 
+static void add_cuts(candidates *c, lod_blocks blocks) {
+    add_blocks(c, blocks);
+    if (!(c->axes & LOD_AXIS_CUT) || c->plan->threads == 1) return;
+    blocks.cut_tokens = !blocks.cut_tokens;
+    add_blocks(c, blocks);
+}
+
 // All of the axes that are asked for, with this tile.
 static void add_blocks_of(candidates *c, lod_blocks blocks) {
-    const size_t own_depth = blocks.kc, own_height = blocks.mc;
-    const bool depth = c->axes & LOD_AXIS_DEPTH, height = c->axes & LOD_AXIS_HEIGHT;
+    const bool depth = c->axes & LOD_AXIS_DEPTH, height = c->axes & LOD_AXIS_HEIGHT, width = c->axes & LOD_AXIS_WIDTH;
+    const lod_blocks own = blocks;
     for (size_t k = 0; k < (depth ? COUNT_OF(depths) : 1); k++) {
         for (size_t m = 0; m < (height ? COUNT_OF(heights) : 1); m++) {
-            blocks.kc = depth ? depths[k] : own_depth;
-            blocks.mc = height ? heights[m] : own_height;
-            add_blocks(c, blocks);
-            if (!(c->axes & LOD_AXIS_CUT) || c->plan->threads == 1) continue;
-            blocks.cut_tokens = !blocks.cut_tokens;
-            add_blocks(c, blocks);
-            blocks.cut_tokens = !blocks.cut_tokens;
+            for (size_t n = 0; n < (width ? COUNT_OF(widths) : 1); n++) {
+                blocks.kc = depth ? depths[k] : own.kc;
+                blocks.mc = height ? heights[m] : own.mc;
+                blocks.nc = width ? widths[n] : own.nc;
+                add_cuts(c, blocks);
+            }
         }
     }
 }
@@ -82,7 +89,8 @@ size_t lod_candidates(const lod_plan *plan, lod_plan_part part, unsigned axes, l
         if (attention) {
             add_query_blocks_of(&c, tile);
         } else {
-            add_blocks_of(&c, (lod_blocks){.tile = tile, .mc = own.mc, .kc = own.kc, .cut_tokens = own.cut_tokens});
+            add_blocks_of(&c, (lod_blocks){.tile = tile, .mc = own.mc, .nc = own.nc, .kc = own.kc,
+                                             .cut_tokens = own.cut_tokens});
         }
     }
     return c.count;

@@ -5,6 +5,7 @@
 
 #include "plan.h"
 
+enum { COPY_FLOATS = 1 << 21 }; // of X at a time: there is workspace for them
 enum { MAX_DIMENSION = 1 << 28, MAX_THREADS = 1024 };
 
 static lod_status check_dimension(size_t value, const char *field, lod_error *err) {
@@ -45,6 +46,9 @@ lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product)
     lod_blocks fit = ceilings;
     fit.mc = even_blocks(product->tokens, ceilings.mc, ceilings.tile->mr);
     fit.kc = even_blocks(product->depth, ceilings.kc, LOD_PANEL);
+    fit.nc = ceilings.nc ? even_blocks(product->n, ceilings.nc, lod_round_up(ceilings.tile->nr, LOD_PANEL)) : 0;
+    const size_t together = ceilings.nc ? COPY_FLOATS / (fit.mc * fit.kc) : 1;
+    fit.kd = even_blocks(product->depth, fit.kc * (together ? together : 1), fit.kc);
     return fit;
 }
 
@@ -180,13 +184,14 @@ size_t lod_plan_workspace(const lod_plan *plan) {
 }
 
 static int describe_blocks(const lod_blocks *b, char *text, size_t size) {
-    return snprintf(text, size, "%ux%u mc %zu kc %zu", b->tile->mr, b->tile->nr, b->mc, b->kc);
+    return snprintf(text, size, "%ux%u mc %zu nc %zu kc %zu", b->tile->mr, b->tile->nr, b->mc, b->nc,
+                    b->kc);
 }
 
 void lod_plan_describe(const lod_plan *plan, char *text, size_t size) {
     const lod_choice *c = &plan->choice;
     const char *isa = lod_isa_text(plan->isa);
-    char forward[64], backward[64];
+    char forward[80], backward[80];
     if (plan->kind == LOD_PLAN_ATTENTION) {
         snprintf(text, size, "%s %ux%u queries %zu threads %u", isa, c->tile->mr, c->tile->nr, c->query_block,
                  plan->threads);

@@ -7,13 +7,15 @@
 
 typedef enum lod_plan_kind { LOD_PLAN_LOWRANK, LOD_PLAN_ATTENTION, LOD_PLAN_LOSS, LOD_PLAN_ROWWISE } lod_plan_kind;
 
-enum { LOD_MC_MAX = 1024, LOD_QUERY_BLOCK_MAX = 256 };
+enum { LOD_MC_MAX = 1024, LOD_NC_MAX = 1024, LOD_QUERY_BLOCK_MAX = 256 };
 
-// How the product loop nest (dispatch/product.c) runs in one direction: mc tokens by kc of depth of X are packed at a
-// time; threads share out the columns of the result or its tokens.
+// How the product loop nest (dispatch/product.c) runs in one direction: sums of mc tokens by nc columns stay packed
+// while one kc of depth after the other is added (nc = 0: they travel through the result); threads share out the
+// columns of the result or its tokens.
 typedef struct lod_blocks {
     const lod_kernel *tile;
-    size_t mc, kc;
+    size_t mc, nc, kc;
+    size_t kd; // depth of X copied at a time; follows from the others
     bool cut_tokens;
 } lod_blocks;
 
@@ -71,8 +73,9 @@ typedef enum lod_axis {
     LOD_AXIS_TILE = 1,
     LOD_AXIS_DEPTH = 2,  // kc
     LOD_AXIS_HEIGHT = 4, // mc, query block
-    LOD_AXIS_CUT = 8,
-    LOD_AXES_ALL = 15
+    LOD_AXIS_WIDTH = 8,  // nc
+    LOD_AXIS_CUT = 16,
+    LOD_AXES_ALL = 31
 } lod_axis;
 enum { LOD_CANDIDATES_MOST = 1024 };
 // The choices that differ from the plan's own in nothing but one part of it along some axes; the plan's own stands at
@@ -93,7 +96,7 @@ lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err);
 double lod_clock_seconds(void);
 
 // --- wisdom_text.c ---
-enum { LOD_BLOCKS_TEXT = 64 };
+enum { LOD_BLOCKS_TEXT = 96 };
 // "6x16 mc 258 kc 288 columns"
 void lod_print_blocks(const lod_blocks *blocks, char text[LOD_BLOCKS_TEXT]);
 

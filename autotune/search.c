@@ -124,7 +124,8 @@ static bool search_axes(search *s, unsigned axes, lod_choice *choices) {
 
 // MEASURE improves one axis after the other; EXHAUSTIVE walks all combinations.
 static bool search_part(search *s, lod_rigor rigor, lod_choice *choices) {
-    static const unsigned measured[] = {LOD_AXIS_TILE, LOD_AXIS_DEPTH, LOD_AXIS_HEIGHT, LOD_AXIS_CUT};
+    static const unsigned measured[] = {LOD_AXIS_TILE, LOD_AXIS_DEPTH, LOD_AXIS_HEIGHT, LOD_AXIS_WIDTH,
+                                        LOD_AXIS_CUT};
     s->trial = lod_trial_make(s->plan, s->part);
     bool done = s->trial != NULL;
     if (rigor == LOD_EXHAUSTIVE) {

@@ -25,7 +25,7 @@ bool lod_wisdom_add_known(const lod_wisdom *wisdom);
 
 // --- wisdom_text.c ---
 // An entry as a line, without its end.
-enum { LOD_ENTRY_SIZE = LOD_KEY_SIZE + 160 };
+enum { LOD_ENTRY_SIZE = LOD_KEY_SIZE + 240 };
 void lod_wisdom_print_entry(const lod_wisdom_entry *entry, char line[LOD_ENTRY_SIZE]);
 // The lines above the entries: what has to be the same for choices to be worth anything.
 enum { LOD_HEADER_SIZE = 1024 };

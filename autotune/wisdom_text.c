@@ -1,6 +1,6 @@
 // Wisdom as text. After the header, which names all that choices depend on, one line for each entry:
 //
-//     lowrank n_in=576 n_out=192 tokens=1024: measured, forward 6x16 mc 258 kc 288 columns, backward ..
+//     lowrank n_in=576 n_out=192 tokens=1024: measured, forward 6x16 mc 258 nc 0 kc 288 columns, backward ..
 //     attention heads=9 kv_heads=3 head_dim=64 keys=256 queries=256: exhausted, 6x16 queries 66
 //
 // A line is read leniently and then printed again: it stands only if that gives the same line, so that no number is
@@ -46,7 +46,7 @@ static const char *rigor_text(lod_rigor rigor) {
 }
 
 void lod_print_blocks(const lod_blocks *b, char text[LOD_BLOCKS_TEXT]) {
-    snprintf(text, LOD_BLOCKS_TEXT, "%ux%u mc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->kc,
+    snprintf(text, LOD_BLOCKS_TEXT, "%ux%u mc %zu nc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->nc, b->kc,
              b->cut_tokens ? "tokens" : "columns");
 }
 
@@ -95,10 +95,11 @@ static const lod_kernel *find_tile(lod_op op, lod_isa isa, unsigned mr, unsigned
 static bool read_blocks(const char *text, lod_isa isa, lod_blocks *b) {
     unsigned mr, nr;
     char cut[8];
-    if (sscanf(text, "%ux%u mc %zu kc %zu %7[a-z]", &mr, &nr, &b->mc, &b->kc, cut) != 5) return false;
+    if (sscanf(text, "%ux%u mc %zu nc %zu kc %zu %7[a-z]", &mr, &nr, &b->mc, &b->nc, &b->kc, cut) != 6) return false;
     b->tile = find_tile(LOD_OP_lowrank_tile_f32, isa, mr, nr);
     b->cut_tokens = strcmp(cut, "tokens") == 0;
-    return b->tile && b->mc && b->mc <= LOD_MC_MAX + b->tile->mr && b->kc && b->kc <= LOD_KC_MAX;
+    return b->tile && b->mc && b->mc <= LOD_MC_MAX + b->tile->mr &&
+           b->nc <= LOD_NC_MAX + b->tile->nr && b->kc && b->kc <= LOD_KC_MAX;
 }
 
 static bool read_choice(const char *text, lod_plan *plan) {
@@ -116,13 +117,16 @@ static bool read_choice(const char *text, lod_plan *plan) {
            read_blocks(backward + strlen(second), plan->isa, &c->backward);
 }
 
+static bool same_sizes(const lod_blocks *a, const lod_blocks *b) {
+    return a->mc == b->mc && a->nc == b->nc && a->kc == b->kc;
+}
+
 // The plan cuts its own shape into just these blocks.
 static bool is_settled(const lod_plan *plan) {
     lod_plan settled = *plan;
     lod_plan_settle(&settled);
     const lod_choice *a = &plan->choice, *b = &settled.choice;
-    return a->forward.mc == b->forward.mc && a->forward.kc == b->forward.kc && a->backward.mc == b->backward.mc &&
-           a->backward.kc == b->backward.kc;
+    return same_sizes(&a->forward, &b->forward) && same_sizes(&a->backward, &b->backward);
 }
 
 static bool read_entry(const char *line, lod_isa isa, unsigned threads, lod_wisdom_entry *entry) {

@@ -90,13 +90,14 @@ static void make_tile(kernel_build *b) {
     const bool first = b->bench->choice;
     const size_t m = lod_min(b->kernel->mr, s->tokens), n = lod_min(b->kernel->nr, s->n_out);
     const size_t k = lod_min(LOD_KC_MAX, s->n_in), r = first ? rank_of(b) : 0, panels = lod_div_up(n, LOD_PANEL);
-    lod_lowrank_tile_args args = {.m = m, .n = n, .k = k, .r = r, .ldpanel = k * LOD_PANEL, .ldu = r, .ldb = n,
-                                  .inv = 1, .first = first, .ldc = n};
-    args.x = floats(b, READ, m, k, LOD_X_LD);
+    lod_lowrank_tile_args args = {.m = m, .n = n, .k = k, .r = r, .ldx = k + 16, .ldpanel = k * LOD_PANEL, .ldu = r,
+                                  .ldb = n, .inv = 1, .first = first, .ldfrom = n, .ldc = n};
+    args.x = floats(b, READ, m, k, args.ldx);
     args.w = floats(b, READ, panels, k * LOD_PANEL, k * LOD_PANEL);
     if (first) args.u = floats(b, READ, m, r, r), args.b = floats(b, READ, r, n, n);
     args.keep = keep(b, m, n, &args.ldkeep);
     args.c = floats(b, first ? WRITTEN : UPDATED, m, n, n);
+    args.from = args.c;
     b->flops = 2.0 * (double)(m * n) * (double)(k + r);
     int length = snprintf(b->text, sizeof b->text, "m%zu_n%zu_k%zu", m, n, k);
     if (first) snprintf(b->text + length, sizeof b->text - (size_t)length, "_r%zu", r);

@@ -1,7 +1,7 @@
 // Low-rank linear layers, from the user's matrices to kernel calls.
 //
-// forward:   masks and U by token groups; then Y = mB (U B') + X W' in one product.
-// backward:  masks and dU by token groups; dX = (M inv, or mA) (dU A) + dY W in one product; leaves of dA and dB'.
+// forward:   masks and U by token groups, Y = mB (U B') + X W' in one product.
+// backward:  masks and dU by token groups, dX = (M inv, or mA) (dU A) + dY W in one product; leaves of dA and dB'.
 #include "lowrank.h"
 #include "product.h"
 
@@ -22,14 +22,16 @@ static size_t du_bytes(const lod_lowrank_shape *shape) {
     return lod_round_up(shape->tokens * shape->rank * sizeof(float), 64);
 }
 
-// Scratch is the product's, or the copied rows (before it), or leaves of gradients (after it).
+static size_t rows_bytes(const lod_lowrank_shape *shape) {
+    return lod_round_up(lod_lowrank_rows_bytes(shape), 64);
+}
+
+// Scratch is the product's, or leaves of gradients (after it).
 size_t lod_lowrank_workspace(const lod_plan *plan) {
     const lod_lowrank_shape *shape = &plan->shape.lowrank;
-    size_t scratch = lod_product_workspace(plan), rows = lod_lowrank_rows_bytes(shape);
-    size_t leaves = lod_lowrank_leaves_bytes(plan);
-    if (scratch < rows) scratch = rows;
+    size_t scratch = lod_product_workspace(plan), leaves = lod_lowrank_leaves_bytes(plan);
     if (scratch < leaves) scratch = leaves;
-    return keep_bytes(shape) + 2 * columns_bytes(shape) + du_bytes(shape) + scratch;
+    return keep_bytes(shape) + 2 * columns_bytes(shape) + du_bytes(shape) + rows_bytes(shape) + scratch;
 }
 
 static void lay_out(lod_lowrank_call *c, uint8_t *workspace) {
@@ -40,7 +42,8 @@ static void lay_out(lod_lowrank_call *c, uint8_t *workspace) {
     c->a.bits = workspace + keep_bytes(shape);
     c->b.bits = c->a.bits + columns_bytes(shape);
     c->du = (float *)(c->b.bits + columns_bytes(shape));
-    c->scratch = c->du + du_bytes(shape) / sizeof(float);
+    c->rows = c->du + du_bytes(shape) / sizeof(float);
+    c->scratch = c->rows + rows_bytes(shape) / sizeof(float);
 }
 
 // --- Checks ---
@@ -121,11 +124,12 @@ lod_status lod_lowrank_forward(const lod_plan *plan, const lod_lowrank_args *a, 
     const lod_lowrank_shape *shape = &plan->shape.lowrank;
     LOD_TRY(lod_check_matrix(a->x, a->ldx, shape->n_in, "x", err));
     LOD_TRY(lod_check_matrix(a->y, a->ldy, shape->n_out, "y", err));
-    if (a->rank) lod_lowrank_rank(&c);
+    const bool left = a->rank && lod_lowrank_rank(&c, true);
     lod_product_run(&(lod_product){.plan = plan, .tokens = c.tokens, .x = a->x, .ldx = a->ldx, .w = a->w,
                                    .n_in = shape->n_in, .n_out = shape->n_out, .transposed = true, .r = a->rank,
                                    .u = a->u, .b = a->bt, .keep = c.b.threshold ? c.keep : NULL, .ldkeep = c.ldkeep,
-                                   .inv = 1, .c = a->y, .ldc = a->ldy, .workspace = c.scratch});
+                                   .inv = 1, .c = a->y, .ldc = a->ldy, .before = left ? lod_lowrank_rank_tokens : NULL,
+                                   .before_context = &c, .workspace = c.scratch});
     return LOD_OK;
 }
 
@@ -135,11 +139,12 @@ lod_status lod_lowrank_backward(const lod_plan *plan, const lod_lowrank_args *a,
     const lod_lowrank_shape *shape = &plan->shape.lowrank;
     LOD_TRY(lod_check_matrix(a->dy, a->lddy, shape->n_out, "dy", err));
     if (a->dx) LOD_TRY(lod_check_matrix(a->dx, a->lddx, shape->n_in, "dx", err));
-    if (a->rank) lod_lowrank_rank(&c);
+    const bool left = a->rank && lod_lowrank_rank(&c, a->dx != NULL);
     if (a->dx) {
         lod_product_run(&(lod_product){.plan = plan, .tokens = c.tokens, .x = a->dy, .ldx = a->lddy, .w = a->w,
                                        .n_in = shape->n_in, .n_out = shape->n_out, .r = a->rank, .u = c.du, .b = a->a,
                                        .keep = c.keep, .ldkeep = c.ldkeep, .inv = c.inv, .c = a->dx, .ldc = a->lddx,
+                                       .before = left ? lod_lowrank_rank_tokens : NULL, .before_context = &c,
                                        .workspace = c.scratch});
     }
     if (a->rank) lod_lowrank_gradients(&c);

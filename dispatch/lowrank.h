@@ -37,7 +37,9 @@ static inline uint32_t lod_instance(const lod_rows *rows, size_t segment) {
 
 // --- lowrank_rank.c ---
 size_t lod_lowrank_rows_bytes(const lod_lowrank_shape *shape);
-void lod_lowrank_rank(lod_lowrank_call *call);
+// True: a product follows, and is to do lod_lowrank_rank_tokens of all tokens.
+bool lod_lowrank_rank(lod_lowrank_call *call, bool product);
+void lod_lowrank_rank_tokens(const void *call, lod_range tokens);
 
 // --- lowrank_gradients.c ---
 size_t lod_lowrank_leaves_bytes(const lod_plan *plan);

@@ -1,4 +1,5 @@
-// Phase 1 of a low-rank layer: masks, and U or dU, by groups of tokens.
+// Phase 1 of a low-rank layer: masks, and U or dU, by groups of tokens; where a product reads the same rows next, as it
+// copies them, so that they come from memory once.
 //
 // LoRA Dropout drops columns of A and of B', other ones for each instance. Its sums run over the kept columns of what
 // they read, packed once for an instance; what it drops of the result is left to the product, whose tiles select by
@@ -73,11 +74,9 @@ static void dot(const pass *p, size_t begin, size_t end) {
 }
 
 // Segments that lie side by side are one product.
-static void rank_group(void *context, size_t group) {
-    const pass *p = context;
+static void rank_tokens(const pass *p, size_t begin, size_t end) {
     const lod_lowrank_call *c = p->call;
     const lod_rows *rows = &c->args->rows;
-    const size_t begin = group * GROUP_TOKENS, end = lod_min(begin + GROUP_TOKENS, c->tokens);
     size_t run = begin, run_end = begin;
     for (size_t i = 0; i < rows->count; i++) {
         size_t first = rows->start[i] > begin ? rows->start[i] : begin, last = lod_min(rows->start[i + 1], end);
@@ -90,6 +89,11 @@ static void rank_group(void *context, size_t group) {
         run_end = last;
     }
     dot(p, run, run_end);
+}
+
+static void rank_group(void *context, size_t group) {
+    const pass *p = context;
+    rank_tokens(p, group * GROUP_TOKENS, lod_min((group + 1) * GROUP_TOKENS, p->call->tokens));
 }
 
 // --- A and B' ---
@@ -113,11 +117,11 @@ static void pack_row(const float *from, size_t n, const uint8_t *columns, float 
     for (; count % LOD_PANEL; count++) to[count] = 0;
 }
 
-static void run_pass(lod_lowrank_call *c, uint32_t instance, const uint8_t *columns) {
+// The matrix that the sums run over, its kept columns.
+static void copy_rows(lod_lowrank_call *c, const uint8_t *columns) {
     const lod_lowrank_shape *shape = &c->plan->shape.lowrank;
     const float *from = c->backward ? c->args->bt : c->args->a;
     const size_t n = c->backward ? shape->n_out : shape->n_in;
-    c->rows = c->scratch;
     c->ldrows = padded(n);
     for (size_t q = 0; q < c->args->rank; q++) {
         if (columns) {
@@ -126,11 +130,19 @@ static void run_pass(lod_lowrank_call *c, uint32_t instance, const uint8_t *colu
             memcpy(c->rows + q * c->ldrows, from + q * n, n * sizeof(float));
         }
     }
+}
+
+static void run_pass(lod_lowrank_call *c, uint32_t instance, const uint8_t *columns) {
     pass p = {.call = c, .instance = instance, .columns = columns};
     lod_parallel(c->plan->threads, lod_div_up(c->tokens, GROUP_TOKENS), rank_group, &p);
 }
 
-void lod_lowrank_rank(lod_lowrank_call *c) {
+void lod_lowrank_rank_tokens(const void *call, lod_range tokens) {
+    const pass p = {.call = call, .instance = ANY_INSTANCE};
+    rank_tokens(&p, tokens.begin, tokens.end);
+}
+
+bool lod_lowrank_rank(lod_lowrank_call *c, bool product) {
     const lod_lowrank_shape *shape = &c->plan->shape.lowrank;
     const lod_columns *sums = c->backward ? &c->b : &c->a;
     bool there[LOD_INSTANCES] = {false};
@@ -139,7 +151,12 @@ void lod_lowrank_rank(lod_lowrank_call *c) {
         if (!there[k]) continue;
         draw_columns(c, &c->a, &c->args->lora_a, shape->n_in, k);
         draw_columns(c, &c->b, &c->args->lora_b, shape->n_out, k);
-        if (sums->threshold) run_pass(c, k, sums->bits + k * c->ldkeep);
+        if (!sums->threshold) continue;
+        copy_rows(c, sums->bits + k * c->ldkeep);
+        run_pass(c, k, sums->bits + k * c->ldkeep);
     }
-    if (!sums->threshold) run_pass(c, ANY_INSTANCE, NULL);
+    if (sums->threshold) return false;
+    copy_rows(c, NULL);
+    if (!product) run_pass(c, ANY_INSTANCE, NULL);
+    return product;
 }

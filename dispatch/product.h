@@ -21,6 +21,9 @@ typedef struct lod_product {
     float inv;
     float *c; // [tokens][n]
     size_t ldc;
+    // Called for ranges that together are all tokens, each just before the product reads its rows of X; or NULL.
+    void (*before)(const void *context, lod_range tokens);
+    const void *before_context;
     void *workspace; // lod_product_workspace bytes, 64-byte aligned
 } lod_product;
 

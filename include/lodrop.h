@@ -186,7 +186,7 @@ LOD_API void lod_plan_free(lod_plan *plan);
 /// whether blocks collide in the second cache.
 LOD_API size_t lod_plan_workspace(const lod_plan *plan);
 
-/// One line on what was chosen ("avx512 6x64 mc 504 kc 256 threads 2"; with "back" and the backward pass's blocks
+/// One line on what was chosen ("avx2 6x16 mc 258 nc 512 kc 256 threads 2"; with "back" and the backward pass's blocks
 /// where they differ), cut to size bytes with its 0.
 LOD_API void lod_plan_describe(const lod_plan *plan, char *text, size_t size);
 

@@ -19,7 +19,6 @@
 
 #define LOD_PANEL 16                      // columns of a weight panel: one virtual vector
 #define LOD_KC_MAX 512                    // deepest k block of a tile; k blocks but the last are multiples of LOD_PANEL
-#define LOD_X_LD (LOD_KC_MAX + 16)        // leading dimension of a packed block of X: an odd number of cache lines
 #define LOD_FEW_TOKENS 32                 // most tokens of lowrank_few_f32
 #define LOD_RANK_MAX 1024
 #define LOD_HEAD_DIM_MAX 256
@@ -31,7 +30,7 @@
 ///
 ///     first:      acc[i][j] = +0;  acc = fma(u[i][q], b[q][j], acc) for q = 0 .. r-1 ascending
 ///                 if keep:  acc = keep[i][j] ? acc * inv : +0
-///     otherwise:  acc = c[i][j]
+///     otherwise:  acc = from[i][j]
 ///     then:       acc = fma(x[i][k], w[k][j], acc) for k ascending;  c[i][j] = acc
 ///
 ///                       n <= nr
@@ -45,7 +44,8 @@ typedef struct lod_lowrank_tile_args {
     size_t m, n;    // 1..mr, 1..nr
     size_t k;       // 0..LOD_KC_MAX
     size_t r;       // 0: no low-rank product
-    const float *x; // [m][LOD_X_LD]
+    const float *x; // [m][ldx]
+    size_t ldx;
     const float *w; // panels of [k][LOD_PANEL], 64-byte aligned; a tile wider than one reads the next ones too
     size_t ldpanel; // floats from one panel to the next
     const float *u; // [m][ldu], read if first
@@ -57,7 +57,9 @@ typedef struct lod_lowrank_tile_args {
     size_t keep_col;     // the bit of column 0; a multiple of nr
     float inv;
     bool first;
-    float *c; // [m][ldc]
+    const float *from; // [m][ldfrom] the sums of the k block before, read unless first
+    size_t ldfrom;
+    float *c; // [m][ldc], may be `from`
     size_t ldc;
 } lod_lowrank_tile_args;
 typedef void lod_lowrank_tile_f32_fn(const lod_lowrank_tile_args *args);

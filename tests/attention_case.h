@@ -50,8 +50,6 @@ attention_outputs attention_case_run(const attention_case *t, unsigned threads, 
 // The same on a plan of the caller's; and with the host's floating-point environment set to flush and to round up.
 attention_outputs attention_case_run_on(const attention_case *t, const lod_plan *plan, size_t calls);
 attention_outputs attention_case_run_strangely(const attention_case *t, unsigned threads);
-// Leaves a check of bits that ref, which rounds once a tile, does not promise.
-void attention_case_skip_ref(void);
 // The same bits in all outputs; NaN is NaN.
 void attention_case_same_bits(const attention_case *t, const attention_outputs *got, const attention_outputs *want);
 void attention_case_share(const attention_case *t, const attention_outputs *out);

@@ -97,6 +97,12 @@ _Noreturn void check_skip(const char *why) {
     siglongjmp(now.leave, OUTCOME_SKIP);
 }
 
+void check_skip_ref(void) {
+    lod_isa isa;
+    CHECK_THAT(lod_isa_in_use(&isa, NULL, NULL) == LOD_OK);
+    if (isa == LOD_ISA_ref) check_skip("ref rounds once a k block");
+}
+
 static size_t extent(const operand *o) {
     return o->rows && o->cols ? ((o->rows - 1) * o->ld + o->cols) * o->size : 0;
 }

@@ -184,13 +184,6 @@ attention_outputs attention_case_run(const attention_case *t, unsigned threads, 
 
 // --- Bits ---
 
-void attention_case_skip_ref(void) {
-    lod_isa isa;
-    CHECK_THAT(lod_isa_in_use(&isa, NULL, NULL) == LOD_OK);
-    if (isa == LOD_ISA_ref)
-        check_skip("ref rounds once a tile");
-}
-
 static void same_bits(const char *what, const float *got, const float *want, size_t rows, size_t cols, size_t ld) {
     for (size_t i = 0; i < rows * cols; i++) {
         const float a = got[i / cols * ld + i % cols], b = want[i / cols * ld + i % cols];

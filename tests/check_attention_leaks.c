@@ -266,7 +266,7 @@ static size_t expect_plus(const char *what, const float *x, size_t rows, size_t 
 
 // Logits so far apart, and values so small, that products underflow from either side.
 CHECK_ONCE(attention_zeros, 0x5e6fe307e3d0f88d) {
-    attention_case_skip_ref();
+    check_skip_ref();
     for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {
         attention_case t;
         attention_case_make(&t, grouped, i % 2, attention_case_dropout(i / 2, rate));

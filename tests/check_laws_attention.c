@@ -37,7 +37,7 @@ static attention_outputs run_blocks(const attention_case *t, size_t query_block,
 }
 
 CHECK_ONCE(attention_query_blocks, 0xad858d30e0157df0) {
-    attention_case_skip_ref();
+    check_skip_ref();
     static const lod_attention_shape shape = {.heads = 2, .kv_heads = 1, .head_dim = 16};
     static const size_t queries[] = {210, 9}, keys[] = {290, 150};
     lod_isa isa;
@@ -58,7 +58,7 @@ CHECK_ONCE(attention_query_blocks, 0xad858d30e0157df0) {
 
 // One pair of segment and head for four threads: forward is cut by queries, backward by queries and again by keys.
 CHECK_ONCE(attention_cut_segments, 0xfab6a86a529a8043) {
-    attention_case_skip_ref();
+    check_skip_ref();
     static const lod_attention_shape shape = {.heads = 1, .kv_heads = 1, .head_dim = 8};
     static const size_t few[] = {200}, many[] = {700};
     for (size_t i = 0; i < 2 * ATTENTION_DROPOUTS; i++) {

@@ -116,6 +116,7 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
         .n = n,
         .k = k,
         .r = c->r,
+        .ldx = k + 2,
         .ldpanel = k * LOD_PANEL,
         .ldu = c->r + 3,
         .ldb = n + 5,
@@ -123,21 +124,23 @@ static void check_tile(const lod_kernel *kernel, size_t m, size_t n, size_t k, c
         .keep_col = 2 * kernel->nr,
         .inv = 2,
         .first = c->first,
+        .ldfrom = n + 11,
         .ldc = n + 7,
     };
     float *u = c->first ? check_floats("u", CHECK_IN, m, c->r, t.ldu) : NULL;
     float *b = c->first ? check_floats("b", CHECK_IN, c->r, n, t.ldb) : NULL;
     uint8_t *keep = c->masked ? check_keep(m, kept_columns, t.ldkeep, c->rate) : NULL;
-    t.x = check_floats("x", CHECK_IN, m, k, LOD_X_LD);
+    t.x = check_floats("x", CHECK_IN, m, k, t.ldx);
     t.w = panels(kernel, k, n);
     t.u = u, t.b = b, t.keep = keep;
-    t.c = check_floats("c", c->first ? CHECK_OUT : CHECK_INOUT, m, n, t.ldc);
+    t.from = c->first ? NULL : check_floats("from", CHECK_IN, m, n, t.ldfrom);
+    t.c = check_floats("c", CHECK_OUT, m, n, t.ldc);
     bool poison = check_mode_now() == CHECK_POISON && c->masked;
     if (poison) {
         drop_cross(&t, keep);
     }
-    double *want = c->first ? check_doubles(m * n) : check_widen(t.c);
-    double *bound = c->first ? check_doubles(m * n) : check_magnitudes(t.c);
+    double *want = c->first ? check_doubles(m * n) : check_widen(t.from);
+    double *bound = c->first ? check_doubles(m * n) : check_magnitudes(t.from);
     expect(&t, kernel->nr, want, bound);
     double *clean = NULL;
     if (poison) {
@@ -158,7 +161,7 @@ enum { ROWS = 29, COLS = 75, DEPTH = 70, RANK = 5 };
 static void check_matrix(const lod_kernel *kernel) {
     check_shape("matrix %d x %d x %d", ROWS, COLS, DEPTH);
     enum { PANELS = (COLS + LOD_PANEL - 1) / LOD_PANEL, SPLIT = 32 };
-    float *x = check_floats("x", CHECK_IN, ROWS, DEPTH, LOD_X_LD);
+    float *x = check_floats("x", CHECK_IN, ROWS, DEPTH, DEPTH);
     float *w = check_floats("w", CHECK_IN, PANELS * DEPTH, LOD_PANEL, LOD_PANEL);
     float *u = check_floats("u", CHECK_IN, ROWS, RANK, RANK);
     float *b = check_floats("b", CHECK_IN, RANK, PANELS * LOD_PANEL, PANELS * LOD_PANEL);
@@ -173,7 +176,8 @@ static void check_matrix(const lod_kernel *kernel) {
                     .n = smaller(kernel->nr, COLS - j),
                     .k = k0 == 0 ? SPLIT : DEPTH - SPLIT,
                     .r = RANK,
-                    .x = x + i * LOD_X_LD + k0,
+                    .x = x + i * DEPTH + k0,
+                    .ldx = DEPTH,
                     .w = w + (j / LOD_PANEL * DEPTH + k0) * LOD_PANEL + j % LOD_PANEL,
                     .ldpanel = DEPTH * LOD_PANEL,
                     .u = u + i * RANK,
@@ -185,6 +189,8 @@ static void check_matrix(const lod_kernel *kernel) {
                     .keep_col = j,
                     .inv = 1.1110972f,
                     .first = k0 == 0,
+                    .from = c + i * COLS + j,
+                    .ldfrom = COLS,
                     .c = c + i * COLS + j,
                     .ldc = COLS,
                 });

@@ -115,7 +115,8 @@ CHECK_ONCE(wisdom_refused, 0) {
         {" queries ", " queries -"},    {" queries ", " queries 9999"}, {"measured", "guessed"},
         {"exhausted", "measured\t"},    {"n_in=100", "n_in=0"},    {"n_in=100", "n_in=99999999999"},
         {"forward ", "forward 9"},      {"mc ", "mc 0"},           {"mc ", "mc 9999"},
-        {"kc ", "kc 1"},                {"kc ", "kc -"},           {"columns, backward", "rows, backward"},
+        {"nc ", "nc 9999"},             {"nc ", "nc -"},           {"kc ", "kc 1"},
+        {"kc ", "kc -"},                          {"columns, backward", "rows, backward"},
         {"columns, backward", "columns, forward"}, {"loss ", "loss  "}, {"\nattention", "\n\nattention"},
         {"lowrank", "highrank"},        {", backward", ""},
     };

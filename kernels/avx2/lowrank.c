@@ -4,8 +4,7 @@
 // 6 broadcasts and 12 FMAs: 6 cycles on two FMA units, of which the 8 loads need 4. 12 independent chains cover the
 // FMA's latency of 4 to 5 cycles on two units. One panel is one strip, contiguous: 32 KiB at the deepest
 // k = 512, most of it in L1 while the rows of X stream by.
-// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory. Rows of C
-// are asked for one tile ahead, the next rows of the same columns, because between k blocks they wait in no near cache.
+// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
 #include <immintrin.h>
 #include <string.h>
 
@@ -14,12 +13,10 @@
 #define ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
 #define DECLARE(i) __m256 lo##i = _mm256_setzero_ps(), hi##i = _mm256_setzero_ps();
-#define PREFETCH(i)                                                                                                    \
-    if (i < m) _mm_prefetch((const char *)(t->c + (m + i) * t->ldc), _MM_HINT_T0);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        lo##i = load(t->c + i * t->ldc, mask_lo, full);                                                                \
-        hi##i = load(t->c + i * t->ldc + 8, mask_hi, full);                                                            \
+        lo##i = load(t->from + i * t->ldfrom, mask_lo, full);                                                          \
+        hi##i = load(t->from + i * t->ldfrom + 8, mask_hi, full);                                                      \
     }
 #define STORE(i)                                                                                                       \
     if (i < m) {                                                                                                       \
@@ -68,7 +65,6 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
     const bool full = t->n == 16;
     const __m256i mask_lo = lanes_below(t->n), mask_hi = lanes_below(t->n > 8 ? t->n - 8 : 0);
     ROWS(DECLARE)
-    ROWS(PREFETCH)
     if (t->first) {
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q;
@@ -86,7 +82,7 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
     }
     const float *left = t->x, *right = t->w;
     for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
-        const size_t ld = LOD_X_LD;
+        const size_t ld = t->ldx;
         const __m256 right_lo = _mm256_load_ps(right), right_hi = _mm256_load_ps(right + 8);
         ROWS(STEP)
     }

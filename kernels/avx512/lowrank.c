@@ -1,10 +1,9 @@
 // Low-rank linear tile, AVX-512: C[6][64] = (U B' | C) + X W'.
 //
 // Registers: 24 accumulators (6 rows x 4 vectors), 4 vectors of W, 1 broadcast of X: 29 of 32. A k-step costs 10 loads
-// for 24 FMAs, the least of all tiles that fit. 14 x 32 (16 for 28) reads W less often, but where rows of C are pages
-// apart its 14 rows collide in a set of the first cache, and it has no room for a strip of W beside its rows of X.
-// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory. Rows of C
-// are asked for one tile ahead, the next rows of the same columns, because between k blocks they wait in no near cache.
+// for 24 FMAs, the least of all tiles that fit. 14 x 32 (16 for 28) reads W less often, but less of its strip of W
+// stays in the first cache beside its rows of X.
+// The low-rank product runs first in the same accumulators: LoRA costs r more k-steps, no pass over memory.
 // Accumulators have names because compilers spill arrays of them.
 #include <immintrin.h>
 #include <string.h>
@@ -15,10 +14,8 @@
 #define VECTORS(X, i) X(i, 0) X(i, 1) X(i, 2) X(i, 3)
 
 #define DECLARE_VECTOR(i, v) __m512 sum##i##_##v = _mm512_setzero_ps();
-#define PREFETCH_VECTOR(i, v)                                                                                          \
-    if (v < vectors) _mm_prefetch((const char *)(t->c + (m + i) * t->ldc + 16 * v), _MM_HINT_T0);
 #define LOAD_VECTOR(i, v)                                                                                              \
-    if (v < vectors) sum##i##_##v = _mm512_maskz_loadu_ps(MASK(v), t->c + i * t->ldc + 16 * v);
+    if (v < vectors) sum##i##_##v = _mm512_maskz_loadu_ps(MASK(v), t->from + i * t->ldfrom + 16 * v);
 #define STORE_VECTOR(i, v)                                                                                             \
     if (v < vectors) _mm512_mask_storeu_ps(t->c + i * t->ldc + 16 * v, MASK(v), sum##i##_##v);
 #define STEP_VECTOR(i, v)                                                                                              \
@@ -30,10 +27,6 @@
 #define RIGHT(v) (v < vectors ? _mm512_maskz_loadu_ps(MASK(v), right + 16 * v) : _mm512_setzero_ps())
 
 #define DECLARE(i) VECTORS(DECLARE_VECTOR, i)
-#define PREFETCH(i)                                                                                                    \
-    if (i < m) {                                                                                                       \
-        VECTORS(PREFETCH_VECTOR, i)                                                                                    \
-    }
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
         VECTORS(LOAD_VECTOR, i)                                                                                        \
@@ -59,7 +52,6 @@
 INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t vectors) {
     const __mmask16 last = (__mmask16)(0xffff >> (16 * vectors - t->n));
     ROWS(DECLARE)
-    ROWS(PREFETCH)
     if (t->first) {
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q, *right = t->b + q * t->ldb;
@@ -78,7 +70,7 @@ INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t ve
     const size_t second = vectors > 1 ? t->ldpanel : 0, third = vectors > 2 ? 2 * t->ldpanel : 0;
     const size_t fourth = vectors > 3 ? 3 * t->ldpanel : 0;
     for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
-        const size_t ld = LOD_X_LD;
+        const size_t ld = t->ldx;
         const __m512 right0 = _mm512_load_ps(right), right1 = _mm512_load_ps(right + second);
         const __m512 right2 = _mm512_load_ps(right + third), right3 = _mm512_load_ps(right + fourth);
         ROWS(STEP)

@@ -202,33 +202,6 @@ LOD_INLINE void v16_transpose_groups(v16 r0, v16 r1, v16 r2, v16 r3, v16 out[4])
 }
 #undef LOD_UNPACK
 
-LOD_INLINE void v16_transpose4(const float *in, size_t ldin, v16 out[4]) {
-    v16_transpose_groups(v16_load(in), v16_load(in + ldin), v16_load(in + 2 * ldin), v16_load(in + 3 * ldin), out);
-}
-
-// Columns i, i + 4, i + 8, i + 12 of the block from four transposed groups of rows.
-LOD_INLINE void v16_transpose_columns(v16 a, v16 b, v16 c, v16 d, float *out, size_t ldout) {
-    v16 ab0 = _mm512_shuffle_f32x4(a, b, 0x88), ab1 = _mm512_shuffle_f32x4(a, b, 0xDD);
-    v16 cd0 = _mm512_shuffle_f32x4(c, d, 0x88), cd1 = _mm512_shuffle_f32x4(c, d, 0xDD);
-    v16_store(out, _mm512_shuffle_f32x4(ab0, cd0, 0x88));
-    v16_store(out + 4 * ldout, _mm512_shuffle_f32x4(ab1, cd1, 0x88));
-    v16_store(out + 8 * ldout, _mm512_shuffle_f32x4(ab0, cd0, 0xDD));
-    v16_store(out + 12 * ldout, _mm512_shuffle_f32x4(ab1, cd1, 0xDD));
-}
-
-// out[j][i] = in[i][j], i, j < 16.
-LOD_INLINE void v16_transpose(const float *in, size_t ldin, float *out, size_t ldout) {
-    v16 a[4], b[4], c[4], d[4];
-    v16_transpose4(in, ldin, a);
-    v16_transpose4(in + 4 * ldin, ldin, b);
-    v16_transpose4(in + 8 * ldin, ldin, c);
-    v16_transpose4(in + 12 * ldin, ldin, d);
-    v16_transpose_columns(a[0], b[0], c[0], d[0], out, ldout);
-    v16_transpose_columns(a[1], b[1], c[1], d[1], out + ldout, ldout);
-    v16_transpose_columns(a[2], b[2], c[2], d[2], out + 2 * ldout, ldout);
-    v16_transpose_columns(a[3], b[3], c[3], d[3], out + 3 * ldout, ldout);
-}
-
 // Four words of a row and of those 4, 8 and 12 strides on, side by side.
 LOD_INLINE part part_rows_apart_4(const uint8_t *row, size_t stride) {
     part r = _mm512_castps128_ps512(_mm_loadu_ps((const float *)(const void *)row));
@@ -242,6 +215,16 @@ LOD_INLINE void part_transpose(const void *in, size_t stride, part out[4]) {
     const uint8_t *row = in;
     v16_transpose_groups(part_rows_apart_4(row, stride), part_rows_apart_4(row + stride, stride),
                          part_rows_apart_4(row + 2 * stride, stride), part_rows_apart_4(row + 3 * stride, stride), out);
+}
+
+// out[j][i] = in[i][j], i, j < 16. Pieces of rows are put side by side as they are loaded, which a second port helps
+// with: half the shuffles of whole rows.
+LOD_INLINE void v16_transpose(const float *in, size_t ldin, float *out, size_t ldout) {
+    for (size_t j = 0; j < 16; j += 4) {
+        v16 columns[4];
+        part_transpose(in + j, ldin * sizeof *in, columns);
+        for (size_t c = 0; c < 4; c++) v16_store(out + (j + c) * ldout, columns[c]);
+    }
 }
 
 // The first and the second bf16 of each lane, widened.

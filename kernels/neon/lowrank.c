@@ -14,7 +14,7 @@
     float32x4_t a##i = vdupq_n_f32(0), b##i = vdupq_n_f32(0), c##i = vdupq_n_f32(0), d##i = vdupq_n_f32(0);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
-        const float *from = load(t->c + i * t->ldc, t->n, buffer);                                                     \
+        const float *from = load(t->from + i * t->ldfrom, t->n, buffer);                                               \
         a##i = vld1q_f32(from);                                                                                        \
         b##i = vld1q_f32(from + 4);                                                                                    \
         c##i = vld1q_f32(from + 8);                                                                                    \
@@ -80,7 +80,7 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
     }
     const float *left = t->x, *right = t->w;
     for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
-        const size_t ld = LOD_X_LD;
+        const size_t ld = t->ldx;
         const float32x4_t ra = vld1q_f32(right), rb = vld1q_f32(right + 4);
         const float32x4_t rc = vld1q_f32(right + 8), rd = vld1q_f32(right + 12);
         ROWS(STEP)

@@ -41,7 +41,7 @@ void lod_lowrank_tile_f32__ref_1x1(const lod_lowrank_tile_args *a) {
         u[q] = a->u[q];
         b[q] = a->b[q * a->ldb];
     }
-    double c = a->first ? 0 : *a->c;
+    double c = a->first ? 0 : *a->from;
     lod_lowrank_tile_f64(&(lod_lowrank_tile_f64_args){
         .m = 1,
         .n = 1,
