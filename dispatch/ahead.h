@@ -35,4 +35,11 @@ static inline void lod_ahead_ask(lod_ahead *a, size_t lines) {
     }
 }
 
+// Asks for rows that are about to be written, into the first.
+static inline void lod_ahead_rows(const float *first, size_t rows, size_t ld, size_t columns) {
+    for (size_t i = 0; i < rows; i++) {
+        for (size_t j = 0; j < columns; j += LOD_LINE / sizeof(float)) __builtin_prefetch(first + i * ld + j, 1, 3);
+    }
+}
+
 #endif

@@ -145,7 +145,7 @@ static lod_ahead strip_ahead(const block *b, size_t column, size_t k0, size_t k)
                         p->n_out * row);
 }
 
-// One strip's tiles; with each of them, a share of what comes next is asked for.
+// One strip's tiles; with each of them, a share of what comes next is asked for, and the next rows of the result.
 static void run_strip(const block *b, size_t column, size_t k0, size_t k, lod_ahead *next_w, lod_ahead *next_x,
                       size_t x_lines) {
     const grid *g = b->grid;
@@ -168,6 +168,7 @@ static void run_strip(const block *b, size_t column, size_t k0, size_t k, lod_ah
             const size_t token = b->tokens.begin + t;
             lod_ahead_ask(next_w, share);
             lod_ahead_ask(next_x, x_lines);
+            if (last) lod_ahead_rows(to + (t + mr) * ldto, mr, ldto, n);
             tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
                 .m = lod_min(mr, tokens - t), .n = n, .k = k, .r = p->r, .x = x + t * ldx, .ldx = ldx,
                 .w = w + j, .ldpanel = ldpanel, .u = p->r ? p->u + token * p->r : NULL, .ldu = p->r,

@@ -59,7 +59,7 @@ QUICK = {"quick-attention": Shape([33, 20], 4, 2, 24)}
 def operands(shape):
     """q, k, v and the gradient of O, [tokens][heads][D]."""
     generator, tokens = np.random.default_rng(1), sum(shape.lengths)
-    return [generator.standard_normal((tokens, heads, shape.head_dim), dtype=np.float32)
+    return [lod.aligned(generator.standard_normal((tokens, heads, shape.head_dim), dtype=np.float32))
             for heads in (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)]
 
 

@@ -43,7 +43,7 @@ def operands(shape):
     generator = np.random.default_rng(1)
     sizes = {"x": (shape.tokens, shape.n_in), "w": (shape.n_out, shape.n_in), "a": (shape.rank, shape.n_in),
              "bt": (shape.rank, shape.n_out), "dy": (shape.tokens, shape.n_out)}
-    return {name: generator.uniform(-1, 1, size).astype(np.float32) for name, size in sizes.items()}
+    return {name: lod.aligned(generator.uniform(-1, 1, size)) for name, size in sizes.items()}
 
 
 def our_layer(library, shape, o, threads, case):
@@ -97,7 +97,7 @@ def torch_pass(layer, o):
 
 def torch_products(o):
     import torch
-    x, w, y = torch.from_numpy(o["x"]), torch.from_numpy(o["w"]), torch.from_numpy(np.empty_like(o["dy"]))
+    x, w, y = torch.from_numpy(o["x"]), torch.from_numpy(o["w"]), torch.from_numpy(lod.floats(*o["dy"].shape))
     return {"": lambda: torch.mm(x, w.t()), "out=": lambda: torch.mm(x, w.t(), out=y),
             "linear": lambda: torch.nn.functional.linear(x, w)}
 
@@ -148,7 +148,7 @@ class Layers:
     def peers(self, shape, o, case, layer):
         if case == "product":
             check_products(shape, o, layer, self.gemms)
-            y = np.empty_like(o["dy"])
+            y = lod.floats(*o["dy"].shape)
             return [Peer(case, "torch.mm", torch_products(o)),
                     *(Peer(case, name, {"": make(o["x"], o["w"], y)}) for name, make in self.gemms.items())]
         if case == "lora":

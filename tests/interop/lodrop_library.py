@@ -179,10 +179,37 @@ def contiguous_floats(array):
     return array.ctypes.data_as(FLOATS)
 
 
+def floats(*shape):
+    """NaN in memory as PyTorch and the trainer take it: on whole cache lines, on huge pages from their size on."""
+    size = int(np.prod(shape))
+    if 4 * size >= HUGE_PAGE:
+        memory = workspace(4 * size).view(np.float32)
+    else:
+        memory = np.empty(size + 16, dtype=np.float32)
+        skip = -memory.ctypes.data // 4 % 16
+        memory = memory[skip:skip + size]
+    memory.fill(np.nan)
+    return memory.reshape(shape)
+
+
+def aligned(array):
+    """A copy in such memory."""
+    copy = floats(*array.shape)
+    copy[:] = array
+    return copy
+
+
 def strided(tokens, heads, head_dim, gap=0):
-    """[tokens][heads][head_dim] of NaN, with a gap of NaN after each token; .base has the gaps, too."""
-    memory = np.full((tokens, heads * head_dim + gap), np.nan, dtype=np.float32)
+    """[tokens][heads][head_dim] of NaN, with a gap of NaN after each token."""
+    memory = floats(tokens, heads * head_dim + gap)
     return memory[:, :heads * head_dim].reshape(tokens, heads, head_dim)
+
+
+def gaps(array):
+    """Those of a strided array, [tokens][gap]."""
+    tokens, heads, head_dim = array.shape
+    rows = np.lib.stride_tricks.as_strided(array, (tokens, array.strides[0] // array.itemsize), array.strides[::2])
+    return rows[:, heads * head_dim:]
 
 
 def workspace(size):
@@ -259,7 +286,7 @@ class Lowrank(Planned):
         self.make_plan(library, "lod_plan_lowrank", shape, threads)
         self.packed = workspace(library.c.lod_packed_size(n_in, n_out, F32))
         library.call("lod_pack_weights", n_in, n_out, F32, as_numpy(w).ctypes.data, n_in, self.packed.ctypes.data)
-        self.y, self.dx, self.u = (np.full((tokens, n), np.nan, dtype=np.float32) for n in (n_out, n_in, rank))
+        self.y, self.dx, self.u = (floats(tokens, n) for n in (n_out, n_in, rank))
         self.args = lod_lowrank_args(
             rows=rows.c, rank=rank, scale=scale, dropout=dropout or lod_dropout(), lora_a=lora_a or lod_dropout(),
             lora_b=lora_b or lod_dropout(), ldx=n_in, ldy=n_out, lddy=n_out, lddx=n_in, instances=instances,
@@ -293,7 +320,7 @@ class Attention(Planned):
         self.q, self.k, self.v = as_numpy(q), as_numpy(k), as_numpy(v)
         (_, heads, head_dim), kv_heads = self.q.shape, self.k.shape[1]
         self.o, self.dq, self.dk, self.dv = (self.strided_like(a) for a in (self.q, self.q, self.k, self.v))
-        self.lse, self.lse_visible = (np.full(self.q.shape[:2], np.nan, dtype=np.float32) for _ in range(2))
+        self.lse, self.lse_visible = (floats(*self.q.shape[:2]) for _ in range(2))
         self.args = lod_attention_args(
             queries=self.queries.c, keys=self.keys.c, causal=causal, dropout=dropout or lod_dropout(),
             scale=head_dim ** -0.5 if scale is None else scale, lse=self.pointer(self.lse),
@@ -358,7 +385,7 @@ class Loss(Planned):
         """loss, loss2, divergence, dh and, if both, dh2."""
         tokens, n = self.h.shape
         loss, loss2, divergence = (np.full(tokens, np.nan, dtype=np.float32) for _ in range(3))
-        dh, dh2 = (np.full_like(self.h, np.nan) for _ in range(2))
+        dh, dh2 = (floats(*self.h.shape) for _ in range(2))
         args = lod_loss_args(
             tokens=tokens, h=contiguous_floats(self.h), ldh=n, w=lod_weight(self.packed.ctypes.data, F32),
             target=self.target.ctypes.data_as(POINTER(c_uint32)), loss=contiguous_floats(loss),
