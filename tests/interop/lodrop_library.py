@@ -202,7 +202,8 @@ def aligned(array):
 def strided(tokens, heads, head_dim, gap=0):
     """[tokens][heads][head_dim] of NaN, with a gap of NaN after each token."""
     memory = floats(tokens, heads * head_dim + gap)
-    return memory[:, :heads * head_dim].reshape(tokens, heads, head_dim)
+    strides = memory.strides[0], head_dim * memory.itemsize, memory.itemsize  # reshape forgets the gap of a lone token
+    return np.lib.stride_tricks.as_strided(memory, (tokens, heads, head_dim), strides)
 
 
 def gaps(array):

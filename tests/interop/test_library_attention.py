@@ -44,7 +44,6 @@ def run(attention, d_o):
     """O, dQ, dK, dV; nothing but them was written."""
     results = [attention.forward(), *attention.backward(d_o)]
     for name, x in zip(NAMES, results, strict=True):
-        width = x.shape[1] * x.shape[2]
         assert np.isnan(lod.gaps(x)).all(), f"{name}: written between its rows"
     return results
 
