@@ -8,13 +8,9 @@ static const size_t query_blocks[] = {32, 48, 64, 80, 96, 128, 192};
 
 #define COUNT_OF(list) (sizeof(list) / sizeof *(list))
 
-static bool same_blocks(const lod_blocks *a, const lod_blocks *b) {
-    return a->tile == b->tile && a->mc == b->mc && a->nc == b->nc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
-}
-
 static bool same_choice(const lod_choice *a, const lod_choice *b) {
-    return same_blocks(&a->forward, &b->forward) && same_blocks(&a->backward, &b->backward) && a->tile == b->tile &&
-           a->query_block == b->query_block;
+    return lod_same_blocks(&a->forward, &b->forward) && lod_same_blocks(&a->backward, &b->backward) &&
+           a->tile == b->tile && a->query_block == b->query_block;
 }
 
 typedef struct candidates {
@@ -89,8 +85,9 @@ size_t lod_candidates(const lod_plan *plan, lod_plan_part part, unsigned axes, l
         if (attention) {
             add_query_blocks_of(&c, tile);
         } else {
-            add_blocks_of(&c, (lod_blocks){.tile = tile, .mc = own.mc, .nc = own.nc, .kc = own.kc,
-                                             .cut_tokens = own.cut_tokens});
+            lod_blocks blocks = own;
+            blocks.tile = tile;
+            add_blocks_of(&c, blocks);
         }
     }
     return c.count;

@@ -5,7 +5,7 @@
 
 #include "plan.h"
 
-enum { COPY_FLOATS = 1 << 21 }; // of X at a time: there is workspace for them
+enum { COPY_FLOATS = 1 << 21 }; // of X at a time, more than the largest block has: there is workspace for them
 enum { MAX_DIMENSION = 1 << 28, MAX_THREADS = 1024 };
 
 static lod_status check_dimension(size_t value, const char *field, lod_error *err) {
@@ -42,13 +42,17 @@ static size_t even_blocks(size_t count, size_t block, size_t unit) {
     return lod_round_up(lod_div_up(count, lod_div_up(count, block)), unit);
 }
 
+bool lod_same_blocks(const lod_blocks *a, const lod_blocks *b) {
+    return a->tile == b->tile && a->mc == b->mc && a->nc == b->nc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
+}
+
 lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product) {
     lod_blocks fit = ceilings;
     fit.mc = even_blocks(product->tokens, ceilings.mc, ceilings.tile->mr);
     fit.kc = even_blocks(product->depth, ceilings.kc, LOD_PANEL);
-    fit.nc = ceilings.nc ? even_blocks(product->n, ceilings.nc, lod_round_up(ceilings.tile->nr, LOD_PANEL)) : 0;
-    const size_t together = ceilings.nc ? COPY_FLOATS / (fit.mc * fit.kc) : 1;
-    fit.kd = even_blocks(product->depth, fit.kc * (together ? together : 1), fit.kc);
+    fit.nc = ceilings.nc ? even_blocks(product->n, ceilings.nc, lod_strip_width(&ceilings)) : 0;
+    const size_t together = ceilings.nc ? COPY_FLOATS / (fit.mc * fit.kc) : 1; // k blocks
+    fit.kd = even_blocks(product->depth, fit.kc * together, fit.kc);
     return fit;
 }
 
@@ -183,23 +187,22 @@ size_t lod_plan_workspace(const lod_plan *plan) {
     return plan->workspace;
 }
 
-static int describe_blocks(const lod_blocks *b, char *text, size_t size) {
-    return snprintf(text, size, "%ux%u mc %zu nc %zu kc %zu", b->tile->mr, b->tile->nr, b->mc, b->nc,
-                    b->kc);
+void lod_print_sizes(const lod_blocks *b, char text[LOD_BLOCKS_TEXT]) {
+    snprintf(text, LOD_BLOCKS_TEXT, "%ux%u mc %zu nc %zu kc %zu", b->tile->mr, b->tile->nr, b->mc, b->nc, b->kc);
 }
 
 void lod_plan_describe(const lod_plan *plan, char *text, size_t size) {
     const lod_choice *c = &plan->choice;
     const char *isa = lod_isa_text(plan->isa);
-    char forward[80], backward[80];
+    char forward[LOD_BLOCKS_TEXT], backward[LOD_BLOCKS_TEXT];
     if (plan->kind == LOD_PLAN_ATTENTION) {
         snprintf(text, size, "%s %ux%u queries %zu threads %u", isa, c->tile->mr, c->tile->nr, c->query_block,
                  plan->threads);
     } else if (plan->kind == LOD_PLAN_ROWWISE) {
         snprintf(text, size, "%s threads %u", isa, plan->threads);
     } else {
-        describe_blocks(&c->forward, forward, sizeof forward);
-        describe_blocks(&c->backward, backward, sizeof backward);
+        lod_print_sizes(&c->forward, forward);
+        lod_print_sizes(&c->backward, backward);
         bool same = strcmp(forward, backward) == 0;
         snprintf(text, size, "%s %s%s%s threads %u", isa, forward, same ? "" : " back ", same ? "" : backward,
                  plan->threads);

@@ -48,8 +48,16 @@ typedef struct lod_product_shape {
 // That of a plan of low-rank layers or of the loss, in one direction.
 lod_product_shape lod_product_shape_of(const lod_plan *plan, bool forward);
 
+// Columns whose panels are prepared together: whole panels, at least one tile.
+static inline size_t lod_strip_width(const lod_blocks *blocks) {
+    return lod_round_up(blocks->tile->nr, LOD_PANEL);
+}
+bool lod_same_blocks(const lod_blocks *a, const lod_blocks *b);
 // The ceilings cut to equal blocks of a product.
 lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product);
+enum { LOD_BLOCKS_TEXT = 96 };
+// "6x16 mc 258 nc 512 kc 256"
+void lod_print_sizes(const lod_blocks *blocks, char text[LOD_BLOCKS_TEXT]);
 // From shape, ISA and choice to what calls use: blocks that fit, and the workspace.
 void lod_plan_settle(lod_plan *plan);
 
@@ -96,8 +104,7 @@ lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err);
 double lod_clock_seconds(void);
 
 // --- wisdom_text.c ---
-enum { LOD_BLOCKS_TEXT = 96 };
-// "6x16 mc 258 kc 288 columns"
+// The same and what threads share out: "6x16 mc 258 nc 512 kc 256 columns"
 void lod_print_blocks(const lod_blocks *blocks, char text[LOD_BLOCKS_TEXT]);
 
 // --- wisdom.c: choices that were measured, by the text of a plan's class ---

@@ -46,8 +46,9 @@ static const char *rigor_text(lod_rigor rigor) {
 }
 
 void lod_print_blocks(const lod_blocks *b, char text[LOD_BLOCKS_TEXT]) {
-    snprintf(text, LOD_BLOCKS_TEXT, "%ux%u mc %zu nc %zu kc %zu %s", b->tile->mr, b->tile->nr, b->mc, b->nc, b->kc,
-             b->cut_tokens ? "tokens" : "columns");
+    lod_print_sizes(b, text);
+    const size_t length = strlen(text);
+    snprintf(text + length, LOD_BLOCKS_TEXT - length, " %s", b->cut_tokens ? "tokens" : "columns");
 }
 
 void lod_wisdom_print_entry(const lod_wisdom_entry *entry, char line[LOD_ENTRY_SIZE]) {
@@ -117,16 +118,12 @@ static bool read_choice(const char *text, lod_plan *plan) {
            read_blocks(backward + strlen(second), plan->isa, &c->backward);
 }
 
-static bool same_sizes(const lod_blocks *a, const lod_blocks *b) {
-    return a->mc == b->mc && a->nc == b->nc && a->kc == b->kc;
-}
-
 // The plan cuts its own shape into just these blocks.
 static bool is_settled(const lod_plan *plan) {
     lod_plan settled = *plan;
     lod_plan_settle(&settled);
     const lod_choice *a = &plan->choice, *b = &settled.choice;
-    return same_sizes(&a->forward, &b->forward) && same_sizes(&a->backward, &b->backward);
+    return lod_same_blocks(&a->forward, &b->forward) && lod_same_blocks(&a->backward, &b->backward);
 }
 
 static bool read_entry(const char *line, lod_isa isa, unsigned threads, lod_wisdom_entry *entry) {

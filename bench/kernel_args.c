@@ -90,7 +90,7 @@ static void make_tile(kernel_build *b) {
     const bool first = b->bench->choice;
     const size_t m = lod_min(b->kernel->mr, s->tokens), n = lod_min(b->kernel->nr, s->n_out);
     const size_t k = lod_min(LOD_KC_MAX, s->n_in), r = first ? rank_of(b) : 0, panels = lod_div_up(n, LOD_PANEL);
-    lod_lowrank_tile_args args = {.m = m, .n = n, .k = k, .r = r, .ldx = k + 16, .ldpanel = k * LOD_PANEL, .ldu = r,
+    lod_lowrank_tile_args args = {.m = m, .n = n, .k = k, .r = r, .ldx = k, .ldpanel = k * LOD_PANEL, .ldu = r,
                                   .ldb = n, .inv = 1, .first = first, .ldfrom = n, .ldc = n};
     args.x = floats(b, READ, m, k, args.ldx);
     args.w = floats(b, READ, panels, k * LOD_PANEL, k * LOD_PANEL);

@@ -22,16 +22,12 @@ static size_t du_bytes(const lod_lowrank_shape *shape) {
     return lod_round_up(shape->tokens * shape->rank * sizeof(float), 64);
 }
 
-static size_t rows_bytes(const lod_lowrank_shape *shape) {
-    return lod_round_up(lod_lowrank_rows_bytes(shape), 64);
-}
-
 // Scratch is the product's, or leaves of gradients (after it).
 size_t lod_lowrank_workspace(const lod_plan *plan) {
     const lod_lowrank_shape *shape = &plan->shape.lowrank;
     size_t scratch = lod_product_workspace(plan), leaves = lod_lowrank_leaves_bytes(plan);
     if (scratch < leaves) scratch = leaves;
-    return keep_bytes(shape) + 2 * columns_bytes(shape) + du_bytes(shape) + rows_bytes(shape) + scratch;
+    return keep_bytes(shape) + 2 * columns_bytes(shape) + du_bytes(shape) + lod_lowrank_rows_bytes(shape) + scratch;
 }
 
 static void lay_out(lod_lowrank_call *c, uint8_t *workspace) {
@@ -43,7 +39,7 @@ static void lay_out(lod_lowrank_call *c, uint8_t *workspace) {
     c->b.bits = c->a.bits + columns_bytes(shape);
     c->du = (float *)(c->b.bits + columns_bytes(shape));
     c->rows = c->du + du_bytes(shape) / sizeof(float);
-    c->scratch = c->rows + rows_bytes(shape) / sizeof(float);
+    c->scratch = c->rows + lod_lowrank_rows_bytes(shape) / sizeof(float);
 }
 
 // --- Checks ---

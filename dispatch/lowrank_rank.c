@@ -8,8 +8,9 @@
 
 #include "lowrank.h"
 #include "philox.h"
+#include "product.h"
 
-enum { GROUP_TOKENS = 48, ANY_INSTANCE = LOD_INSTANCES }; // whole tiles of 3 and of 4 tokens
+enum { ANY_INSTANCE = LOD_INSTANCES };
 
 // The tokens of one instance, or all.
 typedef struct pass {
@@ -93,7 +94,7 @@ static void rank_tokens(const pass *p, size_t begin, size_t end) {
 
 static void rank_group(void *context, size_t group) {
     const pass *p = context;
-    rank_tokens(p, group * GROUP_TOKENS, lod_min((group + 1) * GROUP_TOKENS, p->call->tokens));
+    rank_tokens(p, group * LOD_TOKEN_GROUP, lod_min((group + 1) * LOD_TOKEN_GROUP, p->call->tokens));
 }
 
 // --- A and B' ---
@@ -134,7 +135,7 @@ static void copy_rows(lod_lowrank_call *c, const uint8_t *columns) {
 
 static void run_pass(lod_lowrank_call *c, uint32_t instance, const uint8_t *columns) {
     pass p = {.call = c, .instance = instance, .columns = columns};
-    lod_parallel(c->plan->threads, lod_div_up(c->tokens, GROUP_TOKENS), rank_group, &p);
+    lod_parallel(c->plan->threads, lod_div_up(c->tokens, LOD_TOKEN_GROUP), rank_group, &p);
 }
 
 void lod_lowrank_rank_tokens(const void *call, lod_range tokens) {

@@ -13,18 +13,10 @@
 #include "ahead.h"
 #include "product.h"
 
-enum {
-    FLOP_PER_THREAD = 1 << 21, // less work than this is not worth another thread
-    COPY_TOKENS = 48           // tokens that are copied by one task
-};
+enum { FLOP_PER_THREAD = 1 << 21 }; // less work than this is not worth another thread
 
 static const lod_blocks *blocks_of(const lod_product *p) {
     return p->transposed ? &p->plan->choice.forward : &p->plan->choice.backward;
-}
-
-// Columns that are prepared together: whole panels, at least one tile.
-static size_t strip_width(const lod_blocks *blocks) {
-    return lod_round_up(blocks->tile->nr, LOD_PANEL);
 }
 
 static size_t width_of(const lod_product *p) {
@@ -47,7 +39,7 @@ static size_t sums_floats(const lod_blocks *blocks) {
 }
 
 static size_t task_floats(const lod_blocks *blocks) {
-    return sums_floats(blocks) + strip_width(blocks) * blocks->kc;
+    return sums_floats(blocks) + lod_strip_width(blocks) * blocks->kc;
 }
 
 static size_t workspace_floats(const lod_plan *plan, bool forward) {
@@ -91,10 +83,10 @@ static float *copy_of(const grid *g, size_t part, size_t k0) {
 static void copy_x(void *context, size_t i) {
     const grid *g = context;
     const lod_product *p = g->product;
-    const size_t chunks = lod_div_up(g->rows, COPY_TOKENS), part = i / chunks;
+    const size_t chunks = lod_div_up(g->rows, LOD_TOKEN_GROUP), part = i / chunks;
     const lod_range tokens = tokens_of(g, part);
-    const size_t begin = lod_min(tokens.begin + i % chunks * COPY_TOKENS, tokens.end);
-    const size_t end = lod_min(begin + COPY_TOKENS, tokens.end);
+    const size_t begin = lod_min(tokens.begin + i % chunks * LOD_TOKEN_GROUP, tokens.end);
+    const size_t end = lod_min(begin + LOD_TOKEN_GROUP, tokens.end);
     if (p->before && g->k.begin == 0) p->before(p->before_context, (lod_range){begin, end});
     for (size_t t = begin; t < end; t++) {
         for (size_t k0 = g->k.begin; k0 < g->k.end; k0 += g->blocks->kc) {
@@ -223,16 +215,10 @@ static void run_rounds(grid *g) {
     for (g->round = 0; g->round * g->rows < most; g->round++) {
         for (size_t k0 = 0; k0 < g->depth; k0 += g->blocks->kd) {
             g->k = (lod_range){k0, lod_min(k0 + g->blocks->kd, g->depth)};
-            lod_parallel(threads, g->tasks_m * lod_div_up(g->rows, COPY_TOKENS), copy_x, g);
+            lod_parallel(threads, g->tasks_m * lod_div_up(g->rows, LOD_TOKEN_GROUP), copy_x, g);
             lod_parallel(threads, threads, run_task, g);
         }
     }
-}
-
-static void before_few(void *context, size_t i) {
-    const lod_product *p = ((const grid *)context)->product;
-    (void)i;
-    p->before(p->before_context, (lod_range){0, p->tokens});
 }
 
 // All of a product for few tokens, a range of its columns a task: no tiles, no blocks, no workspace.
@@ -249,12 +235,13 @@ static void run_few(void *context, size_t i) {
 void lod_product_run(const lod_product *p) {
     const lod_blocks *blocks = blocks_of(p);
     grid g = {.product = p, .blocks = blocks, .columns = columns_of(p), .depth = p->transposed ? p->n_in : p->n_out,
-              .strip = strip_width(blocks)};
+              .strip = lod_strip_width(blocks)};
     double flop = 2.0 * (double)p->tokens * (double)g.columns * (double)g.depth;
     size_t threads = lod_min(lod_parallel_threads(p->plan->threads), 1 + (size_t)(flop / FLOP_PER_THREAD));
     if (p->tokens <= LOD_FEW_TOKENS) {
         g.tasks_n = lod_min(threads, lod_div_up(g.columns, LOD_PANEL));
-        if (p->before) lod_parallel(1, 1, before_few, &g);
+        LOD_DEFAULT_FP;
+        if (p->before) p->before(p->before_context, (lod_range){0, p->tokens});
         if (p->tokens) lod_parallel((unsigned)threads, g.tasks_n, run_few, &g);
         return;
     }

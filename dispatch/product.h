@@ -4,6 +4,9 @@
 
 #include "plan.h"
 
+// Tokens whose rows of X one task reads, for their U and for their copy: whole tiles of 3 and of 4 tokens.
+enum { LOD_TOKEN_GROUP = 48 };
+
 typedef struct lod_product {
     const lod_plan *plan;
     size_t tokens;

@@ -534,6 +534,8 @@ CHECK_ONCE(lowrank_float_environment, 0) {
         same_bits(&l, &one, &plain);
         outputs many = run(&l, (manner){.strange_environment = true, .threads = 3});
         same_bits(&l, &many, &plain);
+        outputs few = run(&l, (manner){.strange_environment = true, .calls = SEGMENTS}); // some are few tokens
+        same_bits(&l, &few, &plain);
     }
 }
 
