@@ -56,7 +56,7 @@ static void add(against_run *run, const char *path, const json_t *repetition) {
         *s = (against_series){.name = strcpy(grow(NULL, strlen(name), 1), name)};
     }
     s->seconds = grow(s->seconds, s->count, sizeof *s->seconds);
-    s->seconds[s->count++] = seconds_of(path, repetition, strcmp(run->threads, "1") == 0 ? "cpu_time" : "real_time");
+    s->seconds[s->count++] = seconds_of(path, repetition, run->threads == 1 ? "cpu_time" : "real_time");
 }
 
 static int ascending(const void *left, const void *right) {
@@ -68,18 +68,18 @@ static int by_name(const void *left, const void *right) {
     return strcmp(((const against_series *)left)->name, ((const against_series *)right)->name);
 }
 
-against_run against_read(const char *path) {
+against_run against_read(const char *path, unsigned threads) {
     json_error_t error;
     json_t *root = json_load_file(path, 0, &error);
     if (!root) refuse(path, "JSON", error.text);
-    const char *threads = json_string_value(json_object_get(json_object_get(root, "context"), "threads"));
+    const char *told = json_string_value(json_object_get(json_object_get(root, "context"), "threads"));
     const json_t *list = json_object_get(root, "benchmarks"), *repetition;
-    if (!threads || strlen(threads) >= sizeof(((against_run *)0)->threads)) {
-        refuse(path, "context.threads", "is missing: lodrop-bench --benchmark_out=FILE writes it");
-    }
+    char wanted[16];
+    snprintf(wanted, sizeof wanted, "%u", threads);
+    if (!told) refuse(path, "context.threads", "is missing: lodrop-bench --benchmark_out=FILE writes it");
+    if (strcmp(told, wanted) != 0) refuse(path, "context.threads", "is another number of threads");
     if (!json_is_array(list)) refuse(path, "benchmarks", "is not an array");
-    against_run run = {0};
-    strcpy(run.threads, threads);
+    against_run run = {.threads = threads};
     size_t i;
     json_array_foreach(list, i, repetition) {
         add(&run, path, repetition);
@@ -166,7 +166,6 @@ static size_t print_missing(const char *title, const against_run *run, const aga
 }
 
 int against_print(const against_run *old, const char *old_path, const against_run *now, const char *filter) {
-    if (strcmp(old->threads, now->threads) != 0) refuse(old_path, "context.threads", "is another number of threads");
     change *changes = grow(NULL, now->count, sizeof *changes);
     size_t both = 0, count = 0, slower = 0;
     for (size_t i = 0; i < now->count && old->count; i++) {

@@ -12,13 +12,13 @@ typedef struct against_series {
 } against_series;
 
 typedef struct against_run {
-    char threads[16];
+    unsigned threads;
     against_series *series; // by name, ascending
     size_t count;
 } against_run;
 
-// Reads what Google Benchmark wrote (--benchmark_out); says what is wrong with it and exits.
-against_run against_read(const char *path);
+// Reads what Google Benchmark wrote (--benchmark_out) of a run with so many threads; says what is wrong and exits.
+against_run against_read(const char *path, unsigned threads);
 void against_free(against_run *run);
 // Prints what changed by more than the spread, what is new and what is gone. filter: of the run that was just made, or
 // NULL: what it left out is not gone. Returns the exit status.

@@ -198,27 +198,37 @@ static const char *flag(int argc, char **argv, const char *name) {
     return value;
 }
 
-// Runs the benchmarks and compares what they wrote, to the caller's file or to one that is taken away again.
+static char temporary[4096];
+
+static void remove_temporary(void) {
+    unlink(temporary);
+}
+
+// Runs the benchmarks and compares what they wrote, to the caller's file or to one that is taken away again, however
+// this ends.
 static int run_against(int argc, char **argv, const bench_shapes *shapes, const options *o) {
-    against_run old = against_read(o->against);
-    char temporary[] = "/tmp/lodrop-bench.XXXXXX", out_flag[64], *flags[128] = {argv[0], out_flag};
+    against_run old = against_read(o->against, o->threads);
+    char out_flag[sizeof temporary + 20], *flags[128] = {argv[0], out_flag};
+    const char *folder = getenv("TMPDIR");
+    snprintf(temporary, sizeof temporary, "%s/lodrop-bench.XXXXXX", folder ? folder : "/tmp");
     const char *format = flag(argc, argv, "--benchmark_out_format="), *out = flag(argc, argv, "--benchmark_out=");
-    const int file = out ? -1 : mkstemp(temporary), ours = out ? 1 : 2;
+    const int ours = out ? 1 : 2;
     if (argc > 120 || (format && strcmp(format, "json") != 0)) bad_usage();
+    const int file = out ? -1 : mkstemp(temporary);
     if (!out && file < 0) {
         fprintf(stderr, "%s: cannot be made\n", temporary);
         exit(1);
     }
+    if (!out) close(file), atexit(remove_temporary);
     snprintf(out_flag, sizeof out_flag, "--benchmark_out=%s", temporary);
     memcpy(flags + ours, argv + 1, (size_t)(argc - 1) * sizeof *argv);
     const char *filter = flag(argc, argv, "--benchmark_filter=");
     int status = run_benchmarks(argc - 1 + ours, flags, shapes, o->threads);
     if (status == 0) {
-        against_run now = against_read(out ? out : temporary);
+        against_run now = against_read(out ? out : temporary, o->threads);
         status = against_print(&old, o->against, &now, filter);
         against_free(&now);
     }
-    if (file >= 0) close(file), unlink(temporary);
     against_free(&old);
     return status;
 }

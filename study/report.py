@@ -152,30 +152,28 @@ def rates(study):
     yield from against_table(against(sweep, study.lora(), "lora"), "plain LoRA")
 
 
-def parts(study):
-    yield "## What does each part of HiddenKey do?"
+def beside_lora(study, name, question, drawing=None):
+    """A sweep's table and drawing, and what it has against plain LoRA."""
+    yield f"## {question}"
     yield ""
-    if study["parts"]:
-        yield study["parts"].markdown()
-        yield from against_table(against(study["parts"], study.lora(), "lora"), "plain LoRA")
+    if study[name]:
+        yield study[name].markdown()
+        if drawing:
+            yield f"![held-out loss over the rate]({drawing})"
+            yield ""
+        yield from against_table(against(study[name], study.lora(), "lora"), "plain LoRA")
+
+
+def parts(study):
+    return beside_lora(study, "parts", "What does each part of HiddenKey do?")
 
 
 def triples(study):
-    yield "## Position, pattern and compensation at the same rate of 0.1"
-    yield ""
-    if study["triples"]:
-        yield study["triples"].markdown()
-        yield from against_table(against(study["triples"], study.lora(), "lora"), "plain LoRA")
+    return beside_lora(study, "triples", "Position, pattern and compensation at the same rate of 0.1")
 
 
 def lora_dropout(study):
-    yield "## How much LoRA Dropout?"
-    yield ""
-    if study["lora_dropout"]:
-        yield study["lora_dropout"].markdown()
-        yield "![held-out loss over the rate](lora_dropout/sweep.svg)"
-        yield ""
-        yield from against_table(against(study["lora_dropout"], study.lora(), "lora"), "plain LoRA")
+    return beside_lora(study, "lora_dropout", "How much LoRA Dropout?", "lora_dropout/sweep.svg")
 
 
 def instances(study):
@@ -223,7 +221,8 @@ def gradients(study):
 
 class Study(dict):
     def __init__(self, output):
-        super().__init__({name: Sweep(output / name) for name in ("parts", "ranks", "rates", "triples", "lora_dropout", "instances")})
+        names = ("parts", "ranks", "rates", "triples", "lora_dropout", "instances")
+        super().__init__({name: Sweep(output / name) for name in names})
         self.output = output
 
     def lora(self):

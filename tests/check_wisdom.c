@@ -198,8 +198,9 @@ CHECK_ONCE(wisdom_files, 0) {
     CHECK_THAT(lod_wisdom_save(other, 2, &err) == LOD_OK && entries_in(other, 2) == 3);
     write_text(other, "my notes\n");
     CHECK_THAT(lod_wisdom_save(other, 2, &err) == LOD_BAD_WISDOM && strstr(err.text, "is not overwritten"));
-    CHECK_THAT(lod_wisdom_load(folder, 2, &err) == LOD_FILE && strstr(err.text, "not a regular file"));
-    CHECK_THAT(lod_wisdom_save(folder, 2, &err) == LOD_FILE);
+    snprintf(path, sizeof path, "%s/a", folder); // a folder
+    CHECK_THAT(lod_wisdom_load(path, 2, &err) == LOD_FILE && strstr(err.text, "not a regular file"));
+    CHECK_THAT(lod_wisdom_save(path, 2, &err) == LOD_FILE);
     remove_folder(folder);
     lod_wisdom_forget();
 }

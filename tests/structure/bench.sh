@@ -9,6 +9,8 @@ here=$(dirname "$0")
 . "$here/count.sh"
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
+export TMPDIR=$folder/tmp
+mkdir "$TMPDIR"
 
 cat >"$folder/shapes" <<'END'
 small 9 40 50 3 # tokens n_in n_out rank
@@ -110,6 +112,9 @@ else
     for bad in none cut few threads; do
         refused "$bad.json" 1 "$folder/$bad.json: " bench "${few[@]}" --against "$folder/$bad.json"
     done
+    refused "too few repetitions" 1 "has fewer than 3 repetitions" bench "${few[@]}" --benchmark_repetitions=2 \
+        --against "$folder/old.json"
+    [ -z "$(ls -A "$TMPDIR")" ] && pass || fail "temporary files" "$(ls -A "$TMPDIR")"
 fi
 
 # --- bad input ---
