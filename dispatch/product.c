@@ -14,7 +14,6 @@
 #include "product.h"
 
 enum { FLOP_PER_THREAD = 1 << 21 }; // less work than this is not worth another thread
-enum { STAYS_NEAR = 512 << 10 };    // bytes of a copy that are not asked for again: the second cache still has them
 
 static const lod_blocks *blocks_of(const lod_product *p) {
     return p->transposed ? &p->plan->choice.forward : &p->plan->choice.backward;
@@ -178,10 +177,9 @@ static void run_block(const block *b) {
     const size_t tokens = b->tokens.end - b->tokens.begin, kc = g->blocks->kc;
     const size_t strips = lod_div_up(b->columns.end - b->columns.begin, g->strip);
     const size_t steps = strips * lod_div_up(tokens, g->blocks->tile->mr);
-    const bool far = tokens * (g->k.end - g->k.begin) * sizeof(float) > STAYS_NEAR;
     for (size_t k0 = g->k.begin; k0 < g->k.end; k0 += kc) {
         const size_t k = lod_min(kc, g->k.end - k0), next = k0 + kc < g->k.end ? k0 + kc : g->k.begin;
-        lod_ahead x = lod_ahead_of(copy_of(g, b->part, next), far, tokens * kc * sizeof(float), 0);
+        lod_ahead x = lod_ahead_of(copy_of(g, b->part, next), 1, tokens * kc * sizeof(float), 0);
         const size_t x_lines = lod_div_up(lod_ahead_lines(&x), steps);
         for (size_t column = b->columns.begin; column < b->columns.end; column += g->strip) {
             lod_ahead w = strip_ahead(b, column + g->strip, k0, k);
