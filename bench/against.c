@@ -40,7 +40,7 @@ static double seconds_of(const char *path, const json_t *repetition, const char 
     refuse(path, "time_unit", "is none of ns, us, ms, s");
 }
 
-static void add(against_run *run, const char *path, const json_t *repetition) {
+static void add(against_run *run, const char *path, const char *time, const json_t *repetition) {
     const char *type = json_string_value(json_object_get(repetition, "run_type"));
     const char *name = json_string_value(json_object_get(repetition, "run_name"));
     if (!type) refuse(path, "run_type", "is missing");
@@ -56,7 +56,7 @@ static void add(against_run *run, const char *path, const json_t *repetition) {
         *s = (against_series){.name = strcpy(grow(NULL, strlen(name), 1), name)};
     }
     s->seconds = grow(s->seconds, s->count, sizeof *s->seconds);
-    s->seconds[s->count++] = seconds_of(path, repetition, run->threads == 1 ? "cpu_time" : "real_time");
+    s->seconds[s->count++] = seconds_of(path, repetition, time);
 }
 
 static int ascending(const void *left, const void *right) {
@@ -79,10 +79,10 @@ against_run against_read(const char *path, unsigned threads) {
     if (!told) refuse(path, "context.threads", "is missing: lodrop-bench --benchmark_out=FILE writes it");
     if (strcmp(told, wanted) != 0) refuse(path, "context.threads", "is another number of threads");
     if (!json_is_array(list)) refuse(path, "benchmarks", "is not an array");
-    against_run run = {.threads = threads};
+    against_run run = {0};
     size_t i;
     json_array_foreach(list, i, repetition) {
-        add(&run, path, repetition);
+        add(&run, path, threads == 1 ? "cpu_time" : "real_time", repetition);
     }
     for (i = 0; i < run.count; i++) {
         if (run.series[i].count < LEAST_REPETITIONS) refuse(path, run.series[i].name, "has fewer than 3 repetitions");

@@ -12,7 +12,6 @@ typedef struct against_series {
 } against_series;
 
 typedef struct against_run {
-    unsigned threads;
     against_series *series; // by name, ascending
     size_t count;
 } against_run;

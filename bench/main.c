@@ -204,28 +204,34 @@ static void remove_temporary(void) {
     unlink(temporary);
 }
 
-// Runs the benchmarks and compares what they wrote, to the caller's file or to one that is taken away again, however
-// this ends.
-static int run_against(int argc, char **argv, const bench_shapes *shapes, const options *o) {
-    against_run old = against_read(o->against, o->threads);
-    char out_flag[sizeof temporary + 20], *flags[128] = {argv[0], out_flag};
+// An empty file that is taken away again, however the program exits.
+static const char *make_temporary(void) {
     const char *folder = getenv("TMPDIR");
     snprintf(temporary, sizeof temporary, "%s/lodrop-bench.XXXXXX", folder ? folder : "/tmp");
-    const char *format = flag(argc, argv, "--benchmark_out_format="), *out = flag(argc, argv, "--benchmark_out=");
-    const int ours = out ? 1 : 2;
-    if (argc > 120 || (format && strcmp(format, "json") != 0)) bad_usage();
-    const int file = out ? -1 : mkstemp(temporary);
-    if (!out && file < 0) {
+    const int file = mkstemp(temporary);
+    if (file < 0) {
         fprintf(stderr, "%s: cannot be made\n", temporary);
         exit(1);
     }
-    if (!out) close(file), atexit(remove_temporary);
-    snprintf(out_flag, sizeof out_flag, "--benchmark_out=%s", temporary);
+    close(file);
+    atexit(remove_temporary);
+    return temporary;
+}
+
+// Runs the benchmarks and compares what they wrote, to the caller's file or to a temporary one.
+static int run_against(int argc, char **argv, const bench_shapes *shapes, const options *o) {
+    against_run old = against_read(o->against, o->threads);
+    char out_flag[sizeof temporary + 20], *flags[128] = {argv[0], out_flag};
+    const char *format = flag(argc, argv, "--benchmark_out_format="), *out = flag(argc, argv, "--benchmark_out=");
+    const int ours = out ? 1 : 2;
+    if (argc > 120 || (format && strcmp(format, "json") != 0)) bad_usage();
+    const char *path = out ? out : make_temporary();
+    snprintf(out_flag, sizeof out_flag, "--benchmark_out=%s", path);
     memcpy(flags + ours, argv + 1, (size_t)(argc - 1) * sizeof *argv);
     const char *filter = flag(argc, argv, "--benchmark_filter=");
     int status = run_benchmarks(argc - 1 + ours, flags, shapes, o->threads);
     if (status == 0) {
-        against_run now = against_read(out ? out : temporary, o->threads);
+        against_run now = against_read(path, o->threads);
         status = against_print(&old, o->against, &now, filter);
         against_free(&now);
     }

@@ -134,24 +134,6 @@ def ranks(study):
            f"at r = {values[-1]}.")
 
 
-def rates(study):
-    sweep = study["rates"]
-    yield "## Which dropout, and how much of it?"
-    yield ""
-    if not sweep:
-        return
-    methods = list(dict.fromkeys(group["options"]["method"] for group in sweep.groups()))
-    values = sorted({group["options"]["rate"] for group in sweep.groups()})
-    curves = {method: {group["options"]["rate"]: sweep.point(group, "held_out_loss")
-                       for group in sweep.groups(method=method)} for method in methods}
-    draw(study.output / "rates.svg", "Held-out loss over the rate", "rate", "held-out loss (nats per target)", values,
-         curves)
-    yield sweep.markdown()
-    yield "![held-out loss over the rate](rates.svg)"
-    yield ""
-    yield from against_table(against(sweep, study.lora(), "lora"), "plain LoRA")
-
-
 def beside_lora(study, name, question, drawing=None):
     """A sweep's table and drawing, and what it has against plain LoRA."""
     yield f"## {question}"
@@ -162,6 +144,18 @@ def beside_lora(study, name, question, drawing=None):
             yield f"![held-out loss over the rate]({drawing})"
             yield ""
         yield from against_table(against(study[name], study.lora(), "lora"), "plain LoRA")
+
+
+def rates(study):
+    sweep = study["rates"]
+    if sweep:
+        methods = list(dict.fromkeys(group["options"]["method"] for group in sweep.groups()))
+        values = sorted({group["options"]["rate"] for group in sweep.groups()})
+        curves = {method: {group["options"]["rate"]: sweep.point(group, "held_out_loss")
+                           for group in sweep.groups(method=method)} for method in methods}
+        draw(study.output / "rates.svg", "Held-out loss over the rate", "rate", "held-out loss (nats per target)",
+             values, curves)
+    return beside_lora(study, "rates", "Which dropout, and how much of it?", "rates.svg")
 
 
 def parts(study):
