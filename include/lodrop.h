@@ -360,7 +360,7 @@ typedef struct lod_loss_args {
     lod_weight w;           ///< [vocabulary][n_in]
     const uint32_t *target; ///< [T], each < vocabulary
     float *loss;            ///< [T] -log softmax(h W')[target], in nats
-    float *dh;              ///< [T][n_in] gradient; NULL: not wanted
+    float *dh;              ///< [T][n_in] gradient; may be h, where lddh = ldh; NULL: not wanted
     size_t lddh;
     lod_consistency consistency; ///< not none: with a plan that says so; the rest is read only then
     double weight;               ///< of the divergence, at least 0
@@ -368,7 +368,7 @@ typedef struct lod_loss_args {
     size_t ldh2;
     float *loss2;      ///< [T] its loss; NULL: not wanted
     float *divergence; ///< [T] in nats
-    float *dh2;        ///< [T][n_in] gradient; NULL: the second branch is a constant; only with dh
+    float *dh2;        ///< [T][n_in] gradient; may be h2; NULL: the second branch is a constant; only with dh
     size_t lddh2;
 } lod_loss_args;
 
@@ -390,7 +390,7 @@ typedef struct lod_rmsnorm_args {
     const float *dy; ///< [tokens][width]; backward only
     size_t lddy;
     const float *add; ///< [tokens][width] with lddx, the gradient that bypasses the norm; NULL: none; backward only
-    float *dx;        ///< [tokens][width]; may be add; backward only
+    float *dx;        ///< [tokens][width]; may be add, or dy where lddx = lddy; backward only
     size_t lddx;
 } lod_rmsnorm_args;
 

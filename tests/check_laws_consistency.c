@@ -1,8 +1,9 @@
 // Laws of the loss with a second branch, on the public interface: it is the products and the kernel, whatever is cut
 // into chunks and threads and however the host rounds; each branch's loss is the one it has alone; equal branches add
-// nothing.
+// nothing; gradients may take the places of hidden states.
 #include <fenv.h>
 #include <math.h>
+#include <string.h>
 
 #include "check.h"
 
@@ -43,21 +44,53 @@ static void make_pair(pair *t, lod_loss_shape shape, lod_consistency consistency
     t->dh_bytes = ((tokens - 1) * t->args.lddh + n) * sizeof(float), t->dh2_bytes = tokens * n * sizeof(float);
 }
 
-// Runs a call that writes what `branches` branches' gradients need.
-static void run(pair *t, unsigned threads, int branches) {
-    const size_t tokens = t->shape.tokens, n = t->shape.n_in;
+static void call(pair *t, unsigned threads) {
     lod_plan *plan;
     t->shape.consistency = t->args.consistency != LOD_CONSISTENCY_NONE;
     CHECK_THAT(lod_plan_loss(&t->shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
     size_t bytes = lod_plan_workspace(plan);
     void *workspace = check_operand("workspace", CHECK_OUT, 1, 1, bytes, bytes, 64);
+    CHECK_CALL(CHECK_THAT(lod_loss(plan, &t->args, workspace, NULL) == LOD_OK));
+    lod_plan_free(plan);
+}
+
+static void take_results(pair *t, int branches) { // gradients of so many branches
+    const size_t tokens = t->shape.tokens, n = t->shape.n_in;
     t->args.loss = check_floats("loss", CHECK_OUT, 1, tokens, tokens);
     t->args.loss2 = check_floats("loss2", CHECK_OUT, 1, tokens, tokens);
     t->args.divergence = check_floats("divergence", CHECK_OUT, 1, tokens, tokens);
     t->args.dh = branches > 0 ? check_floats("dh", CHECK_OUT, tokens, n, t->args.lddh) : NULL;
     t->args.dh2 = branches > 1 ? check_floats("dh2", CHECK_OUT, tokens, n, t->args.lddh2) : NULL;
-    CHECK_CALL(CHECK_THAT(lod_loss(plan, &t->args, workspace, NULL) == LOD_OK));
-    lod_plan_free(plan);
+}
+
+static void run(pair *t, unsigned threads, int branches) {
+    take_results(t, branches);
+    call(t, threads);
+}
+
+static float *copy(const pair *t, const float *h, size_t ldh) {
+    const size_t n = t->shape.n_in;
+    float *place = check_floats("h and dh", CHECK_INOUT, t->shape.tokens, n, ldh);
+    for (size_t i = 0; i < t->shape.tokens; i++) {
+        memcpy(place + i * ldh, h + i * ldh, n * sizeof *h);
+    }
+    return place;
+}
+
+// Gradients in the places of the hidden states have the bits that they have in their own.
+static void check_in_place(pair t, unsigned threads, int branches) {
+    const size_t n = t.shape.n_in;
+    const lod_loss_args own = t.args;
+    take_results(&t, branches);
+    t.args.h = t.args.dh = copy(&t, own.h, own.ldh), t.args.lddh = own.ldh;
+    if (branches > 1)
+        t.args.h2 = t.args.dh2 = copy(&t, own.h2, own.ldh2), t.args.lddh2 = own.ldh2;
+    call(&t, threads);
+    for (size_t i = 0; i < t.shape.tokens; i++) {
+        check_bytes_equal("dh in place", t.args.dh + i * own.ldh, own.dh + i * own.lddh, n * sizeof *own.dh);
+        if (branches > 1)
+            check_bytes_equal("dh2 in place", t.args.dh2 + i * own.ldh2, own.dh2 + i * own.lddh2, n * sizeof *own.dh);
+    }
 }
 
 // c [tokens][n] = x [tokens][k] times w, whose element [k][j] is w[k * w_row + j * w_col]: the chain of the contract;
@@ -124,6 +157,7 @@ static void check_pair(lod_loss_shape shape, lod_consistency consistency, bool b
     check_share(t.args.loss2), check_share(t.args.divergence), check_share(t.args.dh);
     if (both)
         check_share(t.args.dh2);
+    check_in_place(t, 2, both ? 2 : 1);
     const lod_loss_args first = t.args;
     for (unsigned threads = 2; threads <= 6; threads++) { // the last time without gradients, rounding upward
         fesetround(threads < 6 ? FE_TONEAREST : FE_UPWARD);
@@ -160,6 +194,7 @@ CHECK_ONCE(consistency_of_equals, 0) {
         const lod_loss_args got = t.args;
         t.args.consistency = LOD_CONSISTENCY_NONE;
         run(&t, 1, 1);
+        check_in_place(t, 2, 1);
         check_bytes_equal("loss", got.loss, t.args.loss, t.bytes);
         check_bytes_equal("loss2", got.loss2, t.args.loss, t.bytes);
         for (size_t token = 0; token < 30; token++) {

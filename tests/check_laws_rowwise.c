@@ -73,6 +73,11 @@ CHECK_ONCE(rowwise_rmsnorm, 0) {
                                                             .dx = want,
                                                             .lddx = WIDTH});
     CHECK_CALLS(lod_rmsnorm_backward(plan, &a, NULL), y, want)
+    lod_plan *plan = new_plan(2);
+    a.dy = memcpy(y, dy, CELLS * sizeof *y);
+    CHECK_THAT(lod_rmsnorm_backward(plan, &a, NULL) == LOD_OK);
+    lod_plan_free(plan);
+    check_bytes_equal("dx over dy", y, want, CELLS * sizeof *y);
 }
 
 CHECK_ONCE(rowwise_silu_mul, 0) {

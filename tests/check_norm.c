@@ -75,16 +75,20 @@ static void bound_backward(const lod_rmsnorm_bwd_f64_args *a, double *bound) {
     }
 }
 
-static void check_backward(const lod_kernel *kernel, size_t rows, size_t n, bool added, bool in_place) {
-    check_shape("rows=%zu n=%zu%s%s", rows, n, added ? " add" : "", in_place ? " in place" : "");
-    lod_rmsnorm_bwd_kernel_args t = {.rows = rows, .n = n, .ldx = n + 3, .lddy = n + 1, .lddx = n + 5};
+enum place { OWN, OF_ADD, OF_DY }; // of dx
+
+static void check_backward(const lod_kernel *kernel, size_t rows, size_t n, bool added, enum place place) {
+    check_shape("rows=%zu n=%zu%s%s", rows, n, added ? " add" : "",
+                place == OF_ADD ? " over add" : place == OF_DY ? " over dy" : "");
+    lod_rmsnorm_bwd_kernel_args t = {.rows = rows, .n = n, .ldx = n + 3, .lddx = n + 5};
+    t.lddy = place == OF_DY ? t.lddx : n + 1;
     t.x = check_floats("x", CHECK_IN, rows, n, t.ldx);
     t.g = check_floats("g", CHECK_IN, 1, n, n);
     t.rstd = check_floats("rstd", CHECK_IN, 1, rows, rows);
-    t.dy = check_floats("dy", CHECK_IN, rows, n, t.lddy);
-    float *add = added ? check_floats("add", in_place ? CHECK_INOUT : CHECK_IN, rows, n, t.lddx) : NULL;
-    t.add = add;
-    t.dx = in_place ? add : check_floats("dx", CHECK_OUT, rows, n, t.lddx);
+    float *dy = check_floats("dy", place == OF_DY ? CHECK_INOUT : CHECK_IN, rows, n, t.lddy);
+    float *add = added ? check_floats("add", place == OF_ADD ? CHECK_INOUT : CHECK_IN, rows, n, t.lddx) : NULL;
+    t.dy = dy, t.add = add;
+    t.dx = place == OF_ADD ? add : place == OF_DY ? dy : check_floats("dx", CHECK_OUT, rows, n, t.lddx);
     lod_rmsnorm_bwd_f64_args wide = {
         .rows = rows,
         .n = n,
@@ -106,12 +110,14 @@ static void check_backward(const lod_kernel *kernel, size_t rows, size_t n, bool
     check_share(t.dx);
 }
 
-CHECK_KERNEL(rmsnorm_bwd_f32, 0x53cbd7c3375b14fd) {
+CHECK_KERNEL(rmsnorm_bwd_f32, 0xf41c2f2d1939101b) {
     for (size_t n = 0; n < COUNT(widths); n++) {
         for (size_t rows = 1; rows <= 3; rows++) {
-            check_backward(kernel, rows, widths[n], false, false);
-            check_backward(kernel, rows, widths[n], true, false);
-            check_backward(kernel, rows, widths[n], true, true);
+            for (enum place place = OWN; place <= OF_DY; place++) {
+                if (place != OF_ADD)
+                    check_backward(kernel, rows, widths[n], false, place);
+                check_backward(kernel, rows, widths[n], true, place);
+            }
         }
     }
 }

@@ -309,9 +309,7 @@ static bool run_ensemble(struct llama *l, const struct llama_batch *b, fault *f)
 bool llama_forward(struct llama *l, const struct llama_batch *b, fault *f) {
     const struct model_config *c = &l->model->config;
     size_t T = llama_tokens(b), C = c->hidden_size;
-    for (size_t t = 0; t < T; t++) {
-        tensor_widen(l->model->embedding, b->token[t] * C, C, l->x[0] + t * C); // x  [T][C]
-    }
+    model_embed(l->model, T, b->token, l->x[0]); // x  [T][C]
     l->shared = T;
     l->joined = 0;
     return (l->fork == 0 || drop_some(l, b, &llama_dropouts(l, 0)->embedding, C, l->x[0], f)) && // x = D x

@@ -18,10 +18,10 @@ static bool gather_last(struct llama *l, struct loss_scratch *s, size_t n, const
     return gather(l, s, l->x[l->model->config.layers], n, row, f);
 }
 
-// The gradient at the rows of s, in the place of its h, into dx.
+// The gradient at the rows of s, on entry that of its h and in its place, into dx.
 static bool scatter(struct llama *l, struct loss_scratch *s, size_t n, const uint32_t *row, fault *f) {
     size_t C = l->model->config.hidden_size;
-    if (!llama_norm_backward(l, n, s->x, l->model->final_norm, s->rstd, s->dh, NULL, s->h, f)) { // h [N][C]
+    if (!llama_norm_backward(l, n, s->x, l->model->final_norm, s->rstd, s->h, NULL, s->h, f)) { // h [N][C]
         return false;
     }
     for (size_t i = 0; i < n; i++) {
@@ -40,7 +40,7 @@ static bool product(struct llama *l, size_t n, float *logits, fault *f) {
                              .y = logits,
                              .ldy = l->model->config.vocab_size};
     lod_error err;
-    return library_done(lod_lowrank_forward(l->logits, &args, l->workspace, &err), &err, f);
+    return library_done(lod_lowrank_forward(l->logits, &args, l->head_workspace, &err), &err, f);
 }
 
 // --- Ensembles ---
@@ -82,7 +82,7 @@ static bool mean_losses(struct llama *l, const lod_loss_args *args, const uint32
     for (size_t k = 0; k < l->lora->instances; k++) {
         lod_error err;
         if (!gather_instance(l, k, args->tokens, row, f) ||
-            !library_done(lod_loss(l->loss, args, l->workspace, &err), &err, f)) {
+            !library_done(lod_loss(l->loss, args, l->head_workspace, &err), &err, f)) {
             return false;
         }
         for (size_t i = 0; i < args->tokens; i++) {
@@ -150,7 +150,7 @@ static bool second_loss(struct llama *l, const struct llama_batch *b, lod_loss_a
     args->consistency = consistency_divergence(c->kind);
     args->weight = c->weight;
     args->h2 = s->h;
-    args->dh2 = s->dh;
+    args->dh2 = llama_trains(l) && !l->branch ? s->h : NULL;
     args->ldh2 = args->lddh2 = l->model->config.hidden_size;
     return l->branch ? llama_branch_forward(l, b, f) && gather_last(l->branch, s, b->targets, b->row, f)
                      : gather_last(l, s, b->targets, b->row2, f);
@@ -165,7 +165,7 @@ bool llama_loss(struct llama *l, const struct llama_batch *b, const struct llama
                           .w = l->model->head,
                           .target = b->target,
                           .loss = losses->loss,
-                          .dh = l->last.dh,
+                          .dh = llama_trains(l) ? l->last.h : NULL,
                           .lddh = C,
                           .loss2 = losses->loss2,
                           .divergence = losses->divergence};
@@ -175,7 +175,7 @@ bool llama_loss(struct llama *l, const struct llama_batch *b, const struct llama
     }
     if ((consistent && !second_loss(l, b, &args, f)) ||
         !(ensemble ? gather_mean(l, N, b->row, f) : gather_last(l, &l->last, N, b->row, f)) ||
-        !library_done(lod_loss(l->loss, &args, l->workspace, &err), &err, f)) {
+        !library_done(lod_loss(l->loss, &args, l->head_workspace, &err), &err, f)) {
         return false;
     }
     if (!llama_trains(l)) {

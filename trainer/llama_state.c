@@ -142,7 +142,6 @@ static void take_loss_scratch(struct llama *l, struct arena *a, struct loss_scra
     s->x = arena_floats(a, N, C);
     s->h = arena_floats(a, N, C);
     s->rstd = arena_floats(a, 1, N);
-    s->dh = llama_trains(l) ? arena_floats(a, N, C) : NULL;
     if (l->limits.mode == LLAMA_ENSEMBLE) {
         l->ensemble.sum = arena_floats(a, N, C);
         l->ensemble.probability = arena_take(a, N, sizeof *l->ensemble.probability);
@@ -175,36 +174,39 @@ static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark)
     l->attend.partial = arena_floats(a, T, C);
 }
 
-// It runs between the forward pass and the loss: what is only for the one or for the backward pass has the same place.
+// It runs between the forward pass and the loss: only its last hidden states outlive it.
 static void take_branch(struct llama *l, struct arena *a) {
     l->instance = arena_take(a, l->limits.tokens, sizeof *l->instance);
-    take_layers(l, a);
+    take_loss_scratch(l, a, &l->last);
     size_t mark = a->used;
+    take_layers(l, a);
     take_forward_scratch(l, a);
     arena_rewind(a, mark);
-    take_loss_scratch(l, a, &l->last);
 }
 
-// The largest workspace of all plans: calls follow each other, so one serves them all.
-static size_t largest_workspace(const struct llama *l) {
-    size_t largest = 0;
-    const lod_plan *others[] = {l->attention, l->loss, l->logits};
-    for (size_t i = 0; i < ADAPTER_MODULES + sizeof others / sizeof *others; i++) {
-        size_t bytes = lod_plan_workspace(i < ADAPTER_MODULES ? l->linear[i] : others[i - ADAPTER_MODULES]);
-        largest = bytes > largest ? bytes : largest;
+static size_t larger_workspace(size_t bytes, const lod_plan *plan) {
+    size_t other = lod_plan_workspace(plan);
+    return bytes > other ? bytes : other;
+}
+
+// Calls follow each other: the largest workspace serves them all.
+static void take_workspace(struct llama *l, struct arena *a) {
+    size_t bytes = lod_plan_workspace(l->attention);
+    for (size_t i = 0; i < ADAPTER_MODULES; i++) {
+        bytes = larger_workspace(bytes, l->linear[i]);
     }
-    return largest;
+    l->workspace = arena_take(a, bytes, 1);
 }
 
 static void take_all(struct llama *l, struct arena *a) {
     const struct model_config *c = &l->model->config;
-    l->workspace = arena_take(a, largest_workspace(l), 1);
+    take_workspace(l, a);
     l->cosine = arena_floats(a, l->limits.length, c->head_dim / 2);
     l->sine = arena_floats(a, l->limits.length, c->head_dim / 2);
     take_layers(l, a);
     if (llama_trains(l)) {
         bool joins = l->forks && llama_lowest(l) < l->fork;
-        l->dx = arena_floats(a, l->rows, c->hidden_size);
+        l->dx = l->x[c->layers]; // its loss is done
         l->dropped = drops_outputs(l) ? arena_floats(a, l->rows, c->hidden_size) : NULL;
         l->join = joins ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
     }
@@ -218,6 +220,7 @@ static void take_all(struct llama *l, struct arena *a) {
     if (l->branch) {
         take_branch(l->branch, a);
     }
+    l->head_workspace = arena_take(a, larger_workspace(lod_plan_workspace(l->loss), l->logits), 1);
     if (llama_trains(l)) {
         take_backward_scratch(l, a, mark);
     }

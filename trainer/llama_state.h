@@ -40,8 +40,7 @@ struct attention_scratch {
 
 struct loss_scratch {
     float *x;    // [N][C] the residual stream at the rows that predict
-    float *h;    // [N][C] normalised
-    float *dh;   // [N][C]
+    float *h;    // [N][C] normalised; then the gradient
     float *rstd; // [N]
 };
 
@@ -67,11 +66,12 @@ struct llama {
     lod_plan *attention, *loss, *logits, *rowwise;
     void *memory;
     size_t bytes;
-    void *workspace;            // of the library's calls
+    void *workspace;            // of the library's calls in layers
+    void *head_workspace;       // of those that meet the vocabulary
     float *cosine, *sine;       // [length][D/2]
     float **x;                  // [L + 1] the residual stream [T][C] before every layer and after the last
     struct layer_state *layers; // [L]; the same arrays where nothing has to be kept
-    float *dx;                  // [T][C] gradient of the residual stream
+    float *dx;                  // [T][C] gradient of the residual stream, in the place of its end
     float *dropped;             // [T][C] the same through a dropout; NULL unless a sublayer's output has one
     struct forward_scratch forward;
     struct mlp_scratch mlp;

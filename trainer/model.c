@@ -9,6 +9,8 @@
 #include "arena.h"
 #include "library.h"
 
+enum { TOKENS_MAPPED = 16 }; // rows of the embedding whose pages are held at a time
+
 void model_linear_shape(const struct model_config *c, enum adapter_module module, size_t *n_in, size_t *n_out) {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     const size_t shape[ADAPTER_MODULES][2] = {
@@ -36,7 +38,7 @@ bool model_fit_length(const struct model_config *c, int64_t *max_length, bool as
     return true;
 }
 
-// Gives the pages of a tensor that has been read for the last time back to the system.
+// Gives a tensor's pages back to the system: read again, they are mapped again.
 static void forget(const struct tensor_view *view) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t lead = (uintptr_t)view->data % page;
@@ -131,12 +133,26 @@ bool model_load(struct model *m, const char *folder, fault *f) {
     if (done && memory_take(&m->memory, measure.peak, "the model's weights", f)) {
         struct arena carve = {.base = m->memory};
         done = read_weights(m, &carve, f);
+        for (size_t i = 0; i < safetensors_count(m->file); i++) {
+            forget(safetensors_at(m->file, i));
+        }
     }
     if (!done || !m->memory) {
         model_free(m);
         return false;
     }
     return true;
+}
+
+// Reading a page maps its neighbours, too (64 KiB on Linux): kept, they would soon add up to the whole embedding.
+void model_embed(const struct model *m, size_t tokens, const uint32_t *token, float *x) {
+    const size_t C = m->config.hidden_size;
+    for (size_t t = 0; t < tokens; t++) {
+        tensor_widen(m->embedding, token[t] * C, C, x + t * C);
+        if (m->file && (t % TOKENS_MAPPED == TOKENS_MAPPED - 1 || t == tokens - 1)) { // else it is not a file's
+            forget(m->embedding);
+        }
+    }
 }
 
 void model_free(struct model *m) {

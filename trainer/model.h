@@ -31,6 +31,9 @@ void model_free(struct model *m);
 // Refuses sequences longer than the model has positions if their length was asked for, and else shortens it to them.
 bool model_fit_length(const struct model_config *config, int64_t *max_length, bool asked, fault *f);
 
+// Rows of the embedding, widened: x [tokens][C].
+void model_embed(const struct model *m, size_t tokens, const uint32_t *token, float *x);
+
 void model_linear_shape(const struct model_config *config, enum adapter_module module, size_t *n_in, size_t *n_out);
 
 #endif

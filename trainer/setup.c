@@ -1,6 +1,9 @@
 // The first half of train.h: from options to a training that is ready to run.
 #include <stdlib.h>
 #include <string.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "config.h"
 #include "file.h"
@@ -22,13 +25,23 @@ static uint64_t fingerprint_of(const struct dataset *data) {
     return hash;
 }
 
+static bool read_tokens(struct training *t, const struct tokenizer *tokenizer, fault *f) {
+    const struct train_options *o = t->options;
+    const uint32_t vocabulary = t->model.config.vocab_size;
+    const struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = vocabulary};
+    return tokenizer_fits(tokenizer, vocabulary, f) && dataset_read(&t->data, o->data, tokenizer, &limits, f) &&
+           (!*o->eval_data || dataset_read(&t->held_out, o->eval_data, tokenizer, &limits, f));
+}
+
+// The tokenizer takes about 200 bytes a token of the vocabulary; nothing needs it once the data are read.
 static bool read_data(struct training *t, fault *f) {
-    struct train_options *o = t->options;
-    uint32_t vocabulary = t->model.config.vocab_size;
-    struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = vocabulary};
-    if (!tokenizer_load(&t->tokenizer, o->model, f) || !tokenizer_fits(t->tokenizer, vocabulary, f) ||
-        !dataset_read(&t->data, o->data, t->tokenizer, &limits, f) ||
-        (*o->eval_data && !dataset_read(&t->held_out, o->eval_data, t->tokenizer, &limits, f))) {
+    struct tokenizer *tokenizer;
+    bool done = tokenizer_load(&tokenizer, t->options->model, f) && read_tokens(t, tokenizer, f);
+    tokenizer_free(tokenizer);
+#ifdef __GLIBC__
+    malloc_trim(0); // the examples lie behind it in the heap
+#endif
+    if (!done) {
         return false;
     }
     t->fingerprint = fingerprint_of(&t->data);
@@ -319,6 +332,5 @@ void training_free(struct training *t) {
     lora_free(&t->lora);
     dataset_free(&t->data);
     dataset_free(&t->held_out);
-    tokenizer_free(t->tokenizer);
     model_free(&t->model);
 }

@@ -13,7 +13,6 @@
 #include "report.h"
 #include "schedule.h"
 #include "selection.h"
-#include "tokenizer.h"
 #include "train_options.h"
 
 struct training {
@@ -21,7 +20,6 @@ struct training {
     struct adapter_config config;
     struct adapter_recipe recipe;
     struct model model;
-    struct tokenizer *tokenizer;
     struct dataset data, held_out;   // held_out.count 0: none
     struct layer_dropouts *dropouts; // [model.config.layers]
     struct lora lora;
