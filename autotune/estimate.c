@@ -6,7 +6,7 @@
 // W stays in the first cache. Forward, W is transposed once for each block of tokens, so that blocks are higher.
 //
 // A small one has no room for sums: they travel through the result, and the deepest k block spares passes over it. X
-// gets all of the cache forward, a quarter backward, where W is read as it lies.
+// gets all of the cache, so that W is read less often.
 //
 // Nothing depends on L3: virtual machines report that of the whole host, or none, and a share of it is all that a
 // thread can count on.
@@ -29,7 +29,7 @@ static lod_blocks estimate_blocks(const lod_plan *plan, bool forward) {
         b.nc = lod_min(l2 / 2 / (b.mc * sizeof(float)), WIDE);
     } else {
         b.kc = lod_fit_blocks(b, &p).kc;
-        b.mc = lod_min(at_least((forward ? l2 : l2 / 4) / (b.kc * sizeof(float)), 64), LOD_MC_MAX);
+        b.mc = lod_min(at_least(l2 / (b.kc * sizeof(float)), 64), LOD_MC_MAX);
     }
     return b;
 }
