@@ -46,7 +46,7 @@ void lod_estimate(lod_plan *plan) {
 }
 
 size_t lod_estimate_loss_chunk(size_t vocabulary, size_t tokens) {
-    const size_t logits = 40 << 20; // bytes held at a time, unless 64 tokens need more; W is read once for each time
+    const size_t logits = 36 << 20; // bytes held at a time, unless 64 tokens need more; W is read once for each time
     const size_t most = lod_min(lod_min(at_least(logits / sizeof(float) / vocabulary, 64), 1024), tokens);
     return lod_div_up(tokens, lod_div_up(tokens, most)); // equal parts
 }

@@ -174,6 +174,11 @@ static void take_backward_scratch(struct llama *l, struct arena *a, size_t mark)
     l->attend.partial = arena_floats(a, T, C);
 }
 
+static size_t larger_workspace(size_t bytes, const lod_plan *plan) {
+    size_t other = lod_plan_workspace(plan);
+    return bytes > other ? bytes : other;
+}
+
 // It runs between the forward pass and the loss: only its last hidden states outlive it.
 static void take_branch(struct llama *l, struct arena *a) {
     l->instance = arena_take(a, l->limits.tokens, sizeof *l->instance);
@@ -184,9 +189,13 @@ static void take_branch(struct llama *l, struct arena *a) {
     arena_rewind(a, mark);
 }
 
-static size_t larger_workspace(size_t bytes, const lod_plan *plan) {
-    size_t other = lod_plan_workspace(plan);
-    return bytes > other ? bytes : other;
+// What only the loss needs, in the place of what only layers need: when one is computed, nothing of the other is alive.
+static void take_loss(struct llama *l, struct arena *a) {
+    take_loss_scratch(l, a, &l->last);
+    if (l->limits.consistency.kind == CONSISTENCY_R_DROP) {
+        take_loss_scratch(l, a, &l->second);
+    }
+    l->head_workspace = arena_take(a, larger_workspace(lod_plan_workspace(l->loss), l->logits), 1);
 }
 
 // Calls follow each other: the largest workspace serves them all.
@@ -200,7 +209,6 @@ static void take_workspace(struct llama *l, struct arena *a) {
 
 static void take_all(struct llama *l, struct arena *a) {
     const struct model_config *c = &l->model->config;
-    take_workspace(l, a);
     l->cosine = arena_floats(a, l->limits.length, c->head_dim / 2);
     l->sine = arena_floats(a, l->limits.length, c->head_dim / 2);
     take_layers(l, a);
@@ -210,17 +218,15 @@ static void take_all(struct llama *l, struct arena *a) {
         l->dropped = drops_outputs(l) ? arena_floats(a, l->rows, c->hidden_size) : NULL;
         l->join = joins ? arena_floats(a, l->limits.tokens, c->hidden_size) : NULL;
     }
+    size_t start = a->used;
+    take_workspace(l, a);
     size_t mark = a->used;
     take_forward_scratch(l, a);
-    arena_rewind(a, mark);
-    take_loss_scratch(l, a, &l->last);
-    if (l->limits.consistency.kind == CONSISTENCY_R_DROP) {
-        take_loss_scratch(l, a, &l->second);
-    }
+    arena_rewind(a, l->branch ? mark : start); // the branch needs the workspace once more
     if (l->branch) {
         take_branch(l->branch, a);
     }
-    l->head_workspace = arena_take(a, larger_workspace(lod_plan_workspace(l->loss), l->logits), 1);
+    take_loss(l, a);
     if (llama_trains(l)) {
         take_backward_scratch(l, a, mark);
     }

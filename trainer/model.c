@@ -9,8 +9,6 @@
 #include "arena.h"
 #include "library.h"
 
-enum { TOKENS_MAPPED = 16 }; // rows of the embedding whose pages are held at a time
-
 void model_linear_shape(const struct model_config *c, enum adapter_module module, size_t *n_in, size_t *n_out) {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     const size_t shape[ADAPTER_MODULES][2] = {
@@ -144,12 +142,12 @@ bool model_load(struct model *m, const char *folder, fault *f) {
     return true;
 }
 
-// Reading a page maps its neighbours, too (64 KiB on Linux): kept, they would soon add up to the whole embedding.
+// Reading a page maps its neighbours, too (64 KiB to 2 MiB on Linux): kept, they would soon be the whole embedding.
 void model_embed(const struct model *m, size_t tokens, const uint32_t *token, float *x) {
     const size_t C = m->config.hidden_size;
     for (size_t t = 0; t < tokens; t++) {
         tensor_widen(m->embedding, token[t] * C, C, x + t * C);
-        if (m->file && (t % TOKENS_MAPPED == TOKENS_MAPPED - 1 || t == tokens - 1)) { // else it is not a file's
+        if (m->file) { // else it is not a file's
             forget(m->embedding);
         }
     }
