@@ -33,7 +33,7 @@ lod_status lod_wisdom_print_header(unsigned threads, char header[LOD_HEADER_SIZE
                                                  "from that of others");
     }
     snprintf(header, LOD_HEADER_SIZE,
-             "lodrop wisdom 1\nbuild %s %s\nkernels %016" PRIx64 "\ncpu %s\ncaches L1d %zu L2 %zu L3 %zu\nisa %s\n"
+             "lodrop wisdom 2\nbuild %s %s\nkernels %016" PRIx64 "\ncpu %s\ncaches L1d %zu L2 %zu L3 %zu\nisa %s\n"
              "threads %u\n",
              LOD_VERSION, LOD_BUILD, hash_of_kernels(), m->cpu, m->l1d, m->l2, m->l3, lod_isa_text(isa), threads);
     return LOD_OK;

@@ -368,7 +368,7 @@ typedef struct lod_loss_args {
     size_t ldh2;
     float *loss2;      ///< [T] its loss; NULL: not wanted
     float *divergence; ///< [T] in nats
-    float *dh2;        ///< [T][n_in] gradient; may be h2; NULL: the second branch is a constant; only with dh
+    float *dh2;        ///< [T][n_in] gradient; may be h2, where lddh2 = ldh2; NULL: not wanted; only with dh
     size_t lddh2;
 } lod_loss_args;
 

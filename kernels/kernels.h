@@ -173,7 +173,7 @@ typedef struct lod_rmsnorm_fwd_kernel_args {
 typedef void lod_rmsnorm_fwd_f32_fn(const lod_rmsnorm_fwd_kernel_args *args);
 
 /// c = sum16(j: (dy * g) x);  t = ((c / n) * rstd) * rstd * rstd;  d = fnma(x, t, (dy * g) * rstd);
-/// dx = add ? add + d : d.  dx may be add or dy.
+/// dx = add ? add + d : d.  dx may be add, or dy where lddx = lddy.
 typedef struct lod_rmsnorm_bwd_kernel_args {
     size_t rows, n;
     const float *x;

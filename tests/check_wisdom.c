@@ -68,7 +68,7 @@ CHECK_ONCE(wisdom_text, 0) {
         lod_wisdom_print_entry(&read.entries[i], again);
         CHECK_THAT(strncmp(at, again, strlen(again)) == 0);
     }
-    CHECK_THAT(strncmp(text, "lodrop wisdom 1\nbuild " LOD_VERSION " ", 22 + strlen(LOD_VERSION) + 1) == 0);
+    CHECK_THAT(strncmp(text, "lodrop wisdom 2\nbuild " LOD_VERSION " ", 22 + strlen(LOD_VERSION) + 1) == 0);
     free(read.entries);
     free(text);
     lod_wisdom_forget();
@@ -103,7 +103,7 @@ CHECK_ONCE(wisdom_refused, 0) {
     learn(3, 0);
     char *text = text_of_known(3);
     static const char *const headers[][3] = {
-        {"lodrop wisdom 1", "lodrop wisdom 2", "line 1: "}, {"\nbuild ", "\nbuild 9", "line 2: "},
+        {"lodrop wisdom 2", "lodrop wisdom 1", "line 1: "}, {"\nbuild ", "\nbuild 9", "line 2: "},
         {"\nkernels ", "\nkernels 9", "line 3: "},          {"\ncpu ", "\ncpu 9", "line 4: "},
         {"\ncaches L1d ", "\ncaches L1d 9", "line 5: "},    {" L3 ", " L3 9", "line 5: "},
         {"\nisa ", "\nisa x", "line 6: "},                  {"\nthreads 3", "\nthreads 30", "line 7: "},
@@ -193,7 +193,7 @@ CHECK_ONCE(wisdom_files, 0) {
     CHECK_THAT(lod_wisdom_save(path, 2, &err) == LOD_OK && entries_in(path, 2) == 3);
 
     // A damaged file is refused as a whole: what is known stays as it was.
-    write_text(other, "lodrop wisdom 1\nbuild of something else\n");
+    write_text(other, "lodrop wisdom 2\nbuild of something else\n");
     CHECK_THAT(lod_wisdom_load(other, 2, &err) == LOD_BAD_WISDOM && strstr(err.text, "line 2: "));
     CHECK_THAT(lod_wisdom_save(other, 2, &err) == LOD_OK && entries_in(other, 2) == 3);
     write_text(other, "my notes\n");

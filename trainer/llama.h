@@ -77,9 +77,9 @@ struct llama_losses {
     float *divergence;
 };
 
-// After llama_forward: losses; in a training mode also the gradient of their sum at the last layer's output. With KL
-// and JS the second branch is run here, from the first layer on in which it differs; its masks are those of instance
-// 1. With R-Drop the batch holds both branches.
+// After llama_forward: losses; in a training mode also the gradient of their sum at the last layer's output, in its
+// place. With KL and JS the second branch is run here, from the first layer on in which it differs; its masks are those
+// of instance 1. With R-Drop the batch holds both branches.
 bool llama_loss(struct llama *l, const struct llama_batch *batch, const struct llama_losses *losses, fault *f);
 
 // After llama_loss: one leaf per segment for the gradient of every adapter.

@@ -85,13 +85,18 @@ static bool needs_backward(const struct llama *l, unsigned layer) {
     return llama_trains(l) && layer < l->model->config.layers && layer >= llama_lowest(l);
 }
 
-// What goes into layers that keep nothing takes turns in two places; all instances read what goes into the fork.
+// All instances, or both branches, start from it.
+static bool is_shared_input(const struct llama *l, unsigned layer) {
+    return (l->forks && layer == l->fork) || (l->branch && layer == l->lora->fork);
+}
+
+// What goes into layers that keep nothing takes turns in two places.
 static void take_inputs(struct llama *l, struct arena *a) {
     size_t C = l->model->config.hidden_size;
     float *turns[2];
     bool there[2] = {false};
     for (unsigned i = 0; i <= l->model->config.layers; i++) {
-        bool own = needs_backward(l, i) || (l->forks && i == l->fork);
+        bool own = needs_backward(l, i) || is_shared_input(l, i);
         if (!own && !there[i % 2]) {
             turns[i % 2] = arena_floats(a, l->rows, C);
             there[i % 2] = true;
@@ -189,7 +194,8 @@ static void take_branch(struct llama *l, struct arena *a) {
     arena_rewind(a, mark);
 }
 
-// What only the loss needs, in the place of what only layers need: when one is computed, nothing of the other is alive.
+// What only the loss needs, in the place of what only layers need: while one is computed nothing of the other is alive
+// (but for the workspace, which a second branch between them needs once more).
 static void take_loss(struct llama *l, struct arena *a) {
     take_loss_scratch(l, a, &l->last);
     if (l->limits.consistency.kind == CONSISTENCY_R_DROP) {
@@ -222,7 +228,7 @@ static void take_all(struct llama *l, struct arena *a) {
     take_workspace(l, a);
     size_t mark = a->used;
     take_forward_scratch(l, a);
-    arena_rewind(a, l->branch ? mark : start); // the branch needs the workspace once more
+    arena_rewind(a, l->branch ? mark : start);
     if (l->branch) {
         take_branch(l->branch, a);
     }

@@ -9,6 +9,8 @@
 #include "arena.h"
 #include "library.h"
 
+enum { MAPPED_MOST = 8 << 20 }; // an embedding of so many bytes may stay mapped: forgetting costs 10 us a token
+
 void model_linear_shape(const struct model_config *c, enum adapter_module module, size_t *n_in, size_t *n_out) {
     size_t queries = (size_t)c->heads * c->head_dim, keys = (size_t)c->kv_heads * c->head_dim;
     const size_t shape[ADAPTER_MODULES][2] = {
@@ -36,7 +38,8 @@ bool model_fit_length(const struct model_config *c, int64_t *max_length, bool as
     return true;
 }
 
-// Gives a tensor's pages back to the system: read again, they are mapped again.
+// Gives the pages of a mapped file's tensor back to the system: read again, they are mapped again. (Memory that is no
+// file's would read as zeros.)
 static void forget(const struct tensor_view *view) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t lead = (uintptr_t)view->data % page;
@@ -145,9 +148,10 @@ bool model_load(struct model *m, const char *folder, fault *f) {
 // Reading a page maps its neighbours, too (64 KiB to 2 MiB on Linux): kept, they would soon be the whole embedding.
 void model_embed(const struct model *m, size_t tokens, const uint32_t *token, float *x) {
     const size_t C = m->config.hidden_size;
+    const bool forgets = m->file && m->embedding->bytes > MAPPED_MOST;
     for (size_t t = 0; t < tokens; t++) {
         tensor_widen(m->embedding, token[t] * C, C, x + t * C);
-        if (m->file) { // else it is not a file's
+        if (forgets) {
             forget(m->embedding);
         }
     }

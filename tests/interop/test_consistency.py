@@ -123,6 +123,19 @@ def test_js_to_a_scaled_pass(context):
                  consistency="js", weight=1, consistency_weight=1)
 
 
+def test_kl_of_adapters_above_the_first_mask(context):
+    """The second branch starts where nothing is kept for the backward pass."""
+    dropped = [Dropped("ffn_output", "element", "inverted", 0.3)]
+    return check(context, "kl", dropped, consistency="kl", weight=1, consistency_weight=1, layers_to_transform="1",
+                 drop=["ffn_output:element:0.3"])
+
+
+def test_js_of_adapters_above_the_first_mask(context):
+    dropped = [Dropped("attn_logit", "column", "none", 0.3)]
+    return check(context, "js", dropped, consistency="js", weight=1, consistency_weight=1, layers_to_transform="1",
+                 drop=["attn_logit:column:0.3"])
+
+
 def train_stories(context, kind, dropped, weight, seed, **options):
     """20 steps, in which the masks of both passes change."""
     model, stories = context.shared(MODEL), first_stories(context, 6)
