@@ -436,6 +436,62 @@ bool dropouts_fit(const struct dropouts *d, const struct dropout_frame *frame, f
     return true;
 }
 
+static bool meets(const struct dropout *d, const struct layers *adapted, unsigned layers) {
+    for (unsigned layer = 0; layer < layers; layer++) {
+        if (layers_hold(&d->layers, layer, layers) && layers_hold(adapted, layer, layers)) {
+            return true;
+        }
+    }
+    return !dropout_is_of_adapter(d);
+}
+
+bool dropouts_meet(const struct dropouts *d, const struct layers *adapted, unsigned layers, const char *file,
+                   fault *f) {
+    for (size_t i = 0; i < d->count; i++) {
+        char text[DROPOUT_TEXT];
+        if (!meets(&d->list[i], adapted, layers)) {
+            dropout_print(text, &d->list[i]);
+            return fault_set(f, FAULT_INPUT, file, d->list[i].option, "%s: none of its layers has adapters", text);
+        }
+    }
+    return true;
+}
+
+// The first of `some` that scales what an adapter computes on average and is not among `others`; NULL: none.
+static const struct dropout *scaling(const struct dropouts *some, const struct dropouts *others) {
+    for (size_t i = 0; i < some->count; i++) {
+        const struct dropout *d = &some->list[i];
+        char text[DROPOUT_TEXT], other[DROPOUT_TEXT];
+        dropout_print(text, d);
+        bool found = !dropout_is_of_matrix(d) || d->compensation != DROPOUT_NONE || d->p == 0;
+        for (size_t j = 0; j < others->count && !found; j++) {
+            dropout_print(other, &others->list[j]);
+            found = strcmp(text, other) == 0;
+        }
+        if (!found) {
+            return d;
+        }
+    }
+    return NULL;
+}
+
+bool dropouts_continue(const struct dropouts *now, const struct dropouts *before, const char *from, fault *f) {
+    char text[DROPOUT_TEXT];
+    const struct dropout *lost = scaling(before, now), *added = scaling(now, before);
+    if (lost) {
+        dropout_print(text, lost);
+        return fault_set(f, FAULT_INPUT, from, "dropouts",
+                         "%s scales what it computes: go on with the same, or without its lodrop.json as PEFT reads it",
+                         text);
+    }
+    if (added) {
+        dropout_print(text, added);
+        return fault_set(f, FAULT_INPUT, "lodrop-train", added->option,
+                         "%s scales what --adapter computes, which was trained without it: inverted does not", text);
+    }
+    return true;
+}
+
 // As an operation takes it at a lod_position.
 static bool draw_in_layer(lod_dropout *draw, const struct dropout *d, unsigned layer, unsigned position, uint64_t seed,
                           fault *f) {

@@ -116,6 +116,13 @@ struct dropout_frame {
 // leaves A and B alone.
 bool dropouts_fit(const struct dropouts *d, const struct dropout_frame *frame, fault *f);
 
+// That each dropout of adapters has a layer with an adapter.
+bool dropouts_meet(const struct dropouts *d, const struct layers *adapted, unsigned layers, const char *file, fault *f);
+
+// That a run goes on from what the adapter `from` computes: where matrices are dropped without compensation that is, on
+// average, less than its alpha says.
+bool dropouts_continue(const struct dropouts *now, const struct dropouts *before, const char *from, fault *f);
+
 // Fills list [layers]; d must fit.
 bool dropouts_of_layers(struct layer_dropouts *list, unsigned layers, const struct dropouts *d, uint64_t seed,
                         fault *f);

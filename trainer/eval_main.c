@@ -103,7 +103,8 @@ static bool choose_ensemble(struct dropouts *d, const struct eval_options *o, fa
 static bool place_dropouts(struct eval_run *r, const struct adapter_config *config, const struct eval_options *o,
                            const char *file, fault *f) {
     const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
-    return dropouts_place(&r->dropouts, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f);
+    return dropouts_place(&r->dropouts, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f) &&
+           dropouts_meet(&r->recipe.dropouts, &config->layers, frame.layers, file, f);
 }
 
 static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {

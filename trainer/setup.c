@@ -266,31 +266,14 @@ static bool is_readable(const char *path, fault *f) {
     return done;
 }
 
-static bool meets_adapter(const struct dropout *d, const struct layers *adapted, unsigned layers) {
-    for (unsigned layer = 0; layer < layers; layer++) {
-        if (layers_hold(&d->layers, layer, layers) && layers_hold(adapted, layer, layers)) {
-            return true;
-        }
-    }
-    return !dropout_is_of_adapter(d);
-}
-
 // What the model's shape has to say to layers and dropouts.
 static bool fit_model(struct adapter_config *config, const struct adapter_recipe *recipe,
                       const struct model_config *model, const struct train_options *o, fault *f) {
     const struct dropout_frame frame = {model->layers, config->modules, "lodrop-train"};
     const struct dropouts *d = &recipe->dropouts;
     if (!layers_settle(&config->layers, model->layers, "lodrop-train", "--layers-to-transform", f) ||
-        !dropouts_fit(d, &frame, f)) {
+        !dropouts_fit(d, &frame, f) || !dropouts_meet(d, &config->layers, model->layers, frame.file, f)) {
         return false;
-    }
-    for (size_t i = 0; i < d->count; i++) {
-        char text[DROPOUT_TEXT];
-        if (!meets_adapter(&d->list[i], &config->layers, model->layers)) {
-            dropout_print(text, &d->list[i]);
-            return fault_set(f, FAULT_INPUT, "lodrop-train", d->list[i].option, "%s: none of its layers has adapters",
-                             text);
-        }
     }
     return !o->mask_per_kv_head || model->kv_heads < model->heads ||
            fault_set(f, FAULT_INPUT, "lodrop-train", "--mask-per-kv-head",

@@ -501,13 +501,14 @@ static bool check_continued(const struct adapter_recipe *recipe, const struct tr
 }
 
 // Of an adapter that the run continues, or of a new one.
-static bool read_adapter(struct adapter_config *config, const struct train_options *o, const char *from, fault *f) {
-    struct adapter_recipe recipe;
+static bool read_adapter(struct adapter_config *config, struct adapter_recipe *before, const struct train_options *o,
+                         const char *from, fault *f) {
+    *before = (struct adapter_recipe){0};
     *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
     return adapter_modules_parse(o->target_modules, &config->modules, f) &&
            (!*o->layers_to_transform || layers_parse(&config->layers, o->layers_to_transform, "lodrop-train",
                                                      "--layers-to-transform", f)) &&
-           (!*from || (adapter_read(config, &recipe, from, f) && check_continued(&recipe, o, f)));
+           (!*from || (adapter_read(config, before, from, f) && check_continued(before, o, f)));
 }
 
 // P, L and Q.
@@ -538,7 +539,8 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     if (strcmp(o->init_b, "zero") != 0 && strcmp(o->init_b, "random") != 0) {
         return fault_set(f, FAULT_INPUT, "lodrop-train", "--init-b", "'%s' is not zero or random", o->init_b);
     }
-    if (!read_adapter(config, o, from, f) || !choose_form(recipe, o, f)) {
+    struct adapter_recipe before;
+    if (!read_adapter(config, &before, o, from, f) || !choose_form(recipe, o, f)) {
         return false;
     }
     name_model(config->base_model, o->model);
@@ -548,7 +550,8 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     // How many layers there are is not known yet: what is refused for the most is so for all.
     const struct dropout_frame frame = {MODEL_MAX_LAYERS, config->modules, "lodrop-train"};
     if (!list_dropouts(&recipe->dropouts, o, method, f) ||
-        !dropouts_fit(&recipe->dropouts, &frame, f)) {
+        !dropouts_fit(&recipe->dropouts, &frame, f) ||
+        (*from && !o->resume && !dropouts_continue(&recipe->dropouts, &before.dropouts, from, f))) {
         return false;
     }
     recipe->consistency = (struct consistency){.weight = o->consistency_weight};

@@ -82,6 +82,12 @@ def check_ensembles(numbers):
           for flag, value in [("--seed", "1"), ("--ensemble-of", "logits"), drop]),
     ]:
         expect_refusal(f"ensemble {what}", case.evaluate(*options), words, status)
+    must(train(case.model, case.data, case.folder / "one layer", "--layers-to-transform", "0", "--max-steps", 1))
+    one = ["--adapter", case.folder / "one layer"]
+    done = case.evaluate(*one, "--ensemble", "2", "--drop", "lora_a:column:0.5:none:1")
+    expect_refusal("ensemble in a layer without adapters", done, ["--drop", "none of its layers has adapters"])
+    done = train(case.model, case.data, case.folder / "again", *one, "--method", "lora-dropout")
+    expect_refusal("an adapter that new masks would scale", done, ["--method", "scales what --adapter computes"])
     (case.output / "lodrop.json").unlink()
     config = case.output / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "alpha_pattern": {"q_proj": 4}}))

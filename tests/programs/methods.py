@@ -2,7 +2,8 @@
 """What methods and options amount to: --print-config says it, lodrop.json keeps it, adapter_config.json has PEFT's part."""
 import json
 
-from harness import expect, finish, must, scratch, train, write_model, write_texts
+from harness import expect, finish, must, run, scratch, train, write_model, write_texts
+from refusals import expect_refusal
 
 
 def triple(position, pattern, p, compensation, **more):
@@ -133,7 +134,7 @@ def check_alpha(folder, model, data):
         ("the only layer", ["--drop", "lora_b:column:0.5:none:1", "--layers-to-transform", "1"], 8, {}),
     ]:
         output = folder / f"alpha {name}"
-        must(train(model, data, output, *options, "--max-steps", 1))
+        must(train(model, data, output, *options, "--max-steps", 1, "--init-b", "random"))
         config, recipe = (json.loads((output / f"{file}.json").read_text()) for file in ("adapter_config", "lodrop"))
         wanted = {f"model.layers.{layer}.{block}.{module}": value for layer, value in pattern.items()
                   for block, names in modules.items() for module in names}
@@ -141,9 +142,16 @@ def check_alpha(folder, model, data):
                config["alpha_pattern"] == wanted, config)
         expect(f"alpha, {name}: lodrop.json", recipe["lora_alpha"] == 16, recipe)
         again = folder / f"alpha {name} again"
-        must(train(model, data, again, "--adapter", output, *options[:2], "--max-steps", 1))
+        drops = options[:options.index("--layers-to-transform")] if "--layers-to-transform" in options else options
+        must(train(model, data, again, "--adapter", output, *drops, "--max-steps", 1, "--learning-rate", 0))
         recipe = json.loads((again / "lodrop.json").read_text())
         expect(f"alpha, {name}: a run that continues it", recipe["lora_alpha"] == 16, recipe)
+        first, second = (must(run("lodrop-eval", "--model", model, "--data", data, "--adapter", adapter)).stdout
+                         for adapter in (output, again))
+        expect(f"alpha, {name}: what continues computes the same", first == second, f"{first} {second}")
+        for others in (), ("--method", "lora-dropout", "--rate", "0.3"):
+            done = train(model, data, folder / "refused", "--adapter", output, *others)
+            expect_refusal(f"alpha, {name}: continued with {others}", done, ["lora_", "scales what it computes"])
 
 
 def check_form(folder, model, data):

@@ -27,6 +27,7 @@ LORA_DROPOUT = ["--method", "lora-dropout"]
 INSTANCES = ["--drop", "lora_a:column:0.3:inverted:1", "--drop", "lora_b:column:0.5:none:1@[qd]*_proj", "--instances", "3",
              "--layers-to-transform", "0-1"]
 ADALORA = ["--method", "lora-dropout", "--instances", "2", "--form", "adalora"]
+ABOVE_THE_FORK = ["--drop", "ffn_output:element:0.2:inverted:0", "--instances", "3", "--layers-to-transform", "1"]
 EMBEDDING_INSTANCES = ["--method", "dropkey", "--drop", "embedding:element:0.1", "--instances", "2"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
 
@@ -198,6 +199,7 @@ def subjects(folder):
                     Subject(folder, "js", model, texts, method=JS),
                     Subject(folder, "lora dropout", model, completions, method=LORA_DROPOUT, instances=4),
                     Subject(folder, "instances", model, texts, method=INSTANCES, instances=3),
+                    Subject(folder, "adapters above the fork", model, texts, method=ABOVE_THE_FORK, instances=3),
                     Subject(folder, "adalora", model, texts, method=ADALORA, instances=2),
                     Subject(folder, "instances of the embedding", model, texts, method=EMBEDDING_INSTANCES,
                             instances=2),
