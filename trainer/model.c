@@ -134,6 +134,7 @@ bool model_load(struct model *m, const char *folder, fault *f) {
     if (done && memory_take(&m->memory, measure.peak, "the model's weights", f)) {
         struct arena carve = {.base = m->memory};
         done = read_weights(m, &carve, f);
+        // What was forgotten before may be mapped again, as a neighbour of what was read after it.
         for (size_t i = 0; i < safetensors_count(m->file); i++) {
             forget(safetensors_at(m->file, i));
         }
