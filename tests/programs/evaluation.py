@@ -125,6 +125,15 @@ def check_reliability():
 # --- The trained adapter ---
 
 
+def check_peak(data):
+    """Of the run itself, whatever the program holds that starts it."""
+    held = bytearray(b"x") * (512 << 20)
+    output = FOLDER / "peak"
+    must(train(MODEL, data, output, "--max-steps", 1))
+    peak = json.loads((output / "summary.json").read_text())["peak_rss_bytes"]
+    expect("peak_rss_bytes: of the run alone", 1 << 20 < peak < len(held) - (64 << 20), peak)
+
+
 def check_trained(name, data, method):
     """What training says of its held-out data is what lodrop-eval says of the adapter that it wrote: without dropout."""
     what, output = f"trained on {name} with {method}", FOLDER / f"trained-{name}-{method}"
@@ -209,6 +218,7 @@ skip_missing_isas("evaluation", LACKING)
 check_info(ISAS)
 check_kinds(ISAS)
 check_reliability()
+check_peak(FOLDER / "texts.jsonl")
 check_trained("texts", FOLDER / "texts.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "lora-input-dropout")
 check_trained("choices", FOLDER / "choices.jsonl", "dropattention")
