@@ -65,6 +65,18 @@ def test_some_modules(context):
     return detail
 
 
+def test_adapters_below_the_dropouts(context):
+    """Gradients pass layers that drop and have no adapters, down to one module alone; recomputed and not."""
+    model = write_model(context, "random-5-layers", num_hidden_layers=5)
+    dropped = [Dropped("attn_logit", "column", "none", 0.2, [2, 3]), Dropped("ffn_output", "element", "inverted", 0.2,
+                                                                             [2, 3])]
+    for i, module in enumerate(("q_proj", "v_proj", "o_proj", "gate_proj", "down_proj")):
+        detail = check_texts(context, model, random_init(modules=module), batch_size=3, grad_accum=2, max_length=64,
+                             p=0, layers_to_transform="0", dropped=dropped, recompute=[True] * (i % 2),
+                             drop=["attn_logit:column:0.2:none:2-3", "ffn_output:element:0.2:inverted:2-3"])
+    return detail
+
+
 def test_all_at_once(context):
     """Also a model of other widths, at high rates; accumulated and recomputed."""
     model = write_model(context, "random-tied", **TIED)

@@ -71,7 +71,7 @@ def start(context, model, data, **options):
 
 def check_step(context, model, data, examples, weight=0.1, dropped=(), instances=1, **options):
     options = {"seed": SEED, "orthogonality_weight": weight, "batch_size": 7, "max_length": 64, **random_init(),
-               **options}
+               **({"instances": instances} if instances > 1 else {}), **options}
     checkpoint, metrics, got = start(context, model, data, **options)
     reference, forms = load_split(model, checkpoint)
     visited = epoch_order(SEED, 0, len(examples))[:options["batch_size"] * options.get("grad_accum", 1)]
@@ -105,6 +105,13 @@ def test_without_dropout(context):
 def test_lora_dropout(context):
     """Rows of P and columns of Q; L is not dropped."""
     return check_step(context, *random_case(context), dropped=matrices(), instances=4, method="lora-dropout")
+
+
+def test_of_the_later_half(context):
+    """Adapters in one layer of two, the rest run once."""
+    return check_step(context, *random_case(context), dropped=matrices(0.3, layers=[1]), instances=3, batch_size=3,
+                      grad_accum=2, layers_to_transform="later-half",
+                      drop=["lora_a:column:0.3", "lora_b:column:0.3"])
 
 
 def test_of_a_large_weight(context):

@@ -11,6 +11,7 @@ from reference import Masks, gradients, load_adapted, logits
 from stories import MODEL, first_stories
 from test_gradients import SEED, at_attention, drop_masks, random_init
 from test_library_branches import divergence_of
+from test_lora_dropout import drops, matrices
 from test_training import check_run
 
 HIDDENKEY = [Dropped("attn_logit", "column", "none", 0.3, layers=[1]),
@@ -62,9 +63,9 @@ def check_step(context, model, data, examples, kind, dropped, weight=0.1, p=0.0,
     return f"loss {loss:.6f}, divergence {divergence:.6f}, gradients off by {worst:.1e} of the norm at most"
 
 
-def check(context, kind, dropped, **options):
+def check(context, kind, dropped, count=7, **options):
     model = write_model(context, "random")
-    data, examples = text_examples(context, model, sentences(seed=5, count=7, longest=50), 64)
+    data, examples = text_examples(context, model, sentences(seed=5, count=count, longest=50), 64)
     return check_step(context, model, data, examples, kind, dropped, max_length=64, **options)
 
 
@@ -134,6 +135,31 @@ def test_js_of_adapters_above_the_first_mask(context):
     dropped = [Dropped("attn_logit", "column", "none", 0.3)]
     return check(context, "js", dropped, consistency="js", weight=1, consistency_weight=1, layers_to_transform="1",
                  drop=["attn_logit:column:0.3"])
+
+
+def test_lora_dropout(context):
+    """Masks of A and B: others in the second pass (kl, r-drop), or their mean (js)."""
+    for kind in "kl", "r-drop":
+        check(context, kind, matrices(0.3), consistency=kind, weight=1, consistency_weight=1,
+              drop=drops(0.3, "none"))
+    return check(context, "js", matrices(0.3, "inverted"), consistency="js", weight=1, consistency_weight=1,
+                 drop=drops(0.3, "inverted"))
+
+
+def test_lora_dropout_of_the_later_half(context):
+    """The second branch starts between two layers with adapters."""
+    for kind in "kl", "js":
+        detail = check(context, kind, matrices(0.3, layers=[1]), consistency=kind, weight=1, consistency_weight=1,
+                       drop=drops(0.3, "none", ":later-half"), recompute=True)
+    return detail
+
+
+def test_many_targets(context):
+    """More than are met with the vocabulary at a time; the gradients come in place of what they are of."""
+    for kind in "kl", "r-drop":
+        detail = check(context, kind, HIDDENKEY, method="hiddenkey-minus", rate=0.3, consistency=kind, weight=1,
+                       consistency_weight=1, batch_size=60, count=60)
+    return detail
 
 
 def train_stories(context, kind, dropped, weight, seed, **options):

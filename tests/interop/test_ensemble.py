@@ -151,12 +151,12 @@ def test_ensemble_of_stories260k(context):
     return check(context, case, trained(context, case, method="lora-dropout")[0], matrices())
 
 
-def check_ensemble_of_choices(context, of):
+def check_ensemble_of_choices(context, of, dropped=None, **options):
     model = write_model(context, "random")
     data, examples = text_examples(context, model, sentences(seed=41, count=5), 64)
     case = {"model": model, "data": data, "examples": examples, "max_length": 64}
-    adapter, _ = trained(context, case, method="lora-dropout")
-    ensemble = reference(model, adapter, matrices(), 3, of)
+    adapter, _ = trained(context, case, **(options or {"method": "lora-dropout"}))
+    ensemble = reference(model, adapter, dropped or matrices(), 3, of)
     return check_choices(context, model, ensemble, list(random_prompts(12)), adapter=adapter, ensemble=3,
                          ensemble_of=of, seed=SEED)
 
@@ -167,3 +167,9 @@ def test_choices_by_logits(context):
 
 def test_choices_by_probabilities(context):
     return check_ensemble_of_choices(context, "probabilities")
+
+
+def test_choices_of_the_later_half(context):
+    """The first layer runs once for all choices and instances."""
+    return check_ensemble_of_choices(context, "logits", matrices(0.3, layers=[1]),
+                                     drop=drops(0.3, "none", ":later-half"))

@@ -101,6 +101,11 @@ def test_tied_head(context):
     return check_texts(context, write_model(context, "random-tied", **TIED), random_init(), batch_size=3, max_length=64)
 
 
+def test_many_targets(context):
+    """More than are met with the vocabulary at a time; the gradient at the hidden states comes in place of these."""
+    return check_texts(context, write_model(context, "random"), random_init(), batch_size=60, count=60, max_length=64)
+
+
 def test_adapter_of_peft(context):
     """A and B drawn by PyTorch, not by us."""
     model = write_model(context, "random")

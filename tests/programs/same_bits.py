@@ -26,7 +26,7 @@ JS = ["--drop", "attn_weight:element:0.2:inverted:1", "--drop", "ffn_middle:colu
 LORA_DROPOUT = ["--method", "lora-dropout"]
 INSTANCES = ["--drop", "lora_a:column:0.3:inverted:1", "--drop", "lora_b:column:0.5:none:1@[qd]*_proj", "--instances", "3",
              "--layers-to-transform", "0-1"]
-ADALORA = ["--method", "lora-dropout", "--instances", "2", "--form", "adalora"]
+ADALORA = ["--method", "lora-dropout", "--instances", "2", "--form", "adalora", "--layers-to-transform", "1"]
 ABOVE_THE_FORK = ["--drop", "ffn_output:element:0.2:inverted:0", "--instances", "3", "--layers-to-transform", "1"]
 EMBEDDING_INSTANCES = ["--method", "dropkey", "--drop", "embedding:element:0.1", "--instances", "2"]
 ONE_BATCH = ["--batch-size", "8", "--grad-accum", "1"]
