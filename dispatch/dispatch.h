@@ -76,6 +76,9 @@ void lod_grad_sum_push(lod_grad_sum *sum, uint64_t index, float *leaf, size_t ro
 lod_status lod_fail(lod_error *err, lod_status code, const char *field, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
 lod_status lod_check_matrix(const void *matrix, size_t ld, size_t columns, const char *field, lod_error *err);
+// A result may lie in the place of an operand, where both have one leading dimension.
+lod_status lod_check_in_place(const float *out, size_t ldout, const float *in, size_t ldin, const char *field,
+                              lod_error *err);
 lod_status lod_check_dtype(lod_dtype dtype, const char *field, lod_error *err);
 lod_status lod_check_weight(const lod_weight *w, lod_error *err);
 lod_status lod_check_aligned(const void *memory, const char *field, lod_error *err);

@@ -23,6 +23,13 @@ lod_status lod_check_matrix(const void *matrix, size_t ld, size_t columns, const
     return LOD_OK;
 }
 
+lod_status lod_check_in_place(const float *out, size_t ldout, const float *in, size_t ldin, const char *field,
+                              lod_error *err) {
+    if (out != in || ldout == ldin) return LOD_OK;
+    return lod_fail(err, LOD_BAD_ARGUMENT, field, "lies in place of an operand with another leading dimension, %zu",
+                    ldin);
+}
+
 lod_status lod_check_dtype(lod_dtype dtype, const char *field, lod_error *err) {
     if (dtype == LOD_F32 || dtype == LOD_BF16 || dtype == LOD_F16) return LOD_OK;
     return lod_fail(err, LOD_BAD_ARGUMENT, field, "dtype %d is unknown", (int)dtype);

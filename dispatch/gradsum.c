@@ -4,20 +4,21 @@
 
 #include "dispatch.h"
 
-static unsigned bits_of(uint64_t leaves) {
-    unsigned bits = 0;
-    for (; leaves; leaves >>= 1) bits++;
-    return bits;
+// At least one: finish_all takes the first level of a sum for a total, whether leaves came or not.
+static unsigned levels_for(uint64_t leaves) {
+    unsigned levels = 1;
+    while (leaves >>= 1) levels++;
+    return levels;
 }
 
 size_t lod_grad_sum_size(size_t size, uint64_t leaves) {
     size_t floats, bytes;
-    if (__builtin_mul_overflow(size, (size_t)bits_of(leaves), &floats)) return 0;
+    if (__builtin_mul_overflow(size, (size_t)levels_for(leaves), &floats)) return 0;
     return __builtin_mul_overflow(floats, sizeof(float), &bytes) ? 0 : bytes;
 }
 
 void lod_grad_sum_init(lod_grad_sum *sum, size_t size, uint64_t leaves, void *memory) {
-    *sum = (lod_grad_sum){.size = size, .levels = bits_of(leaves), .level = memory};
+    *sum = (lod_grad_sum){.size = size, .levels = levels_for(leaves), .level = memory};
 }
 
 static void add(float *into, const float *from, size_t n) {

@@ -89,7 +89,8 @@ static lod_status check_consistency(const lod_loss_shape *shape, const lod_loss_
     if (!a->divergence) return lod_fail(err, LOD_BAD_ARGUMENT, "divergence", "is NULL");
     if (!a->dh2) return LOD_OK;
     if (!a->dh) return lod_fail(err, LOD_BAD_ARGUMENT, "dh2", "is wanted without dh");
-    return lod_check_matrix(a->dh2, a->lddh2, shape->n_in, "dh2", err);
+    LOD_TRY(lod_check_matrix(a->dh2, a->lddh2, shape->n_in, "dh2", err));
+    return lod_check_in_place(a->dh2, a->lddh2, a->h2, a->ldh2, "dh2", err);
 }
 
 static lod_status check(const lod_plan *plan, const lod_loss_args *a, const void *workspace, lod_error *err) {
@@ -101,7 +102,10 @@ static lod_status check(const lod_plan *plan, const lod_loss_args *a, const void
     LOD_TRY(lod_check_matrix(a->h, a->ldh, shape->n_in, "h", err));
     LOD_TRY(lod_check_weight(&a->w, err));
     if (!a->loss) return lod_fail(err, LOD_BAD_ARGUMENT, "loss", "is NULL");
-    if (a->dh) LOD_TRY(lod_check_matrix(a->dh, a->lddh, shape->n_in, "dh", err));
+    if (a->dh) {
+        LOD_TRY(lod_check_matrix(a->dh, a->lddh, shape->n_in, "dh", err));
+        LOD_TRY(lod_check_in_place(a->dh, a->lddh, a->h, a->ldh, "dh", err));
+    }
     if (!a->target) return lod_fail(err, LOD_BAD_ARGUMENT, "target", "is NULL");
     for (size_t t = 0; t < a->tokens; t++) {
         if (a->target[t] >= shape->vocabulary) {

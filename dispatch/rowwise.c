@@ -69,6 +69,7 @@ lod_status lod_rmsnorm_backward(const lod_plan *plan, const lod_rmsnorm_args *a,
     LOD_TRY(check_rmsnorm(plan, a, err));
     LOD_TRY(lod_check_matrix(a->dy, a->lddy, a->width, "dy", err));
     LOD_TRY(lod_check_matrix(a->dx, a->lddx, a->width, "dx", err));
+    LOD_TRY(lod_check_in_place(a->dx, a->lddx, a->dy, a->lddy, "dx", err));
     return run_all(plan, a, a->tokens, a->width, rmsnorm_backward_part);
 }
 
@@ -237,6 +238,7 @@ lod_status lod_dropout_add(const lod_plan *plan, const lod_dropout_add_args *a, 
     if (a->width == 0) return lod_fail(err, LOD_BAD_ARGUMENT, "width", "is 0");
     LOD_TRY(lod_check_matrix(a->x, a->ldx, a->width, "x", err));
     LOD_TRY(lod_check_matrix(a->y, a->ldy, a->width, "y", err));
+    LOD_TRY(lod_check_in_place(a->y, a->ldy, a->x, a->ldx, "y", err));
     if (a->inference) {
         LOD_DEFAULT_FP;
         const bool scaled = a->dropout.compensation == LOD_COMPENSATION_INFERENCE;

@@ -1,10 +1,11 @@
 /// lodrop: fused low-rank (LoRA) layers with dropout, and what a transformer needs around them, on CPUs.
 ///
 /// Conventions. Matrices are row-major [rows][columns] float32 with a leading dimension in elements. A batch is a
-/// concatenation of segments (lod_rows); there is no padding. Every call returns a lod_status and can fill a lod_error
-/// (err may be NULL). The library never prints, exits or sets errno. It allocates in lod_plan_* calls and
-/// lod_default_threads, and for its pool of threads at the first parallel call (LODROP_ISA=ref, which is for tests,
-/// allocates everywhere and aborts without memory). Plans are immutable and may be shared between threads; forward and
+/// concatenation of segments (lod_rows); there is no padding. Every call that can fail returns a lod_status and can fill
+/// a lod_error (err may be NULL); LOD_BAD_ARGUMENT names an argument out of range in its field. The library
+/// never prints, exits or sets errno. It allocates in lod_plan_*, lod_wisdom_* and lod_default_threads, and for its pool
+/// of threads at the first parallel call (LODROP_ISA=ref, which is for tests, allocates everywhere and aborts without
+/// memory). Plans are immutable and may be shared between threads; forward and
 /// backward calls are reentrant as long as their workspaces differ. Results are the same bits on AVX2, AVX-512 and
 /// NEON, for every number of threads and every plan.
 #ifndef LODROP_H
@@ -58,7 +59,8 @@ LOD_API lod_status lod_isa_name(const char **name, lod_error *err);
 LOD_API unsigned lod_default_threads(void);
 
 /// A parallel-for of the caller's: runs body(task, i) for every i in [0, tasks), in any order, on any threads, and
-/// returns when all are done. `threads` is at most the plan's, whatever CPUs there are.
+/// returns when all are done. `threads` is at most the plan's, whatever CPUs there are; context is what was given with
+/// the engine.
 typedef void lod_parallel_for(void *context, unsigned threads, size_t tasks, void (*body)(void *task, size_t i),
                               void *task);
 
@@ -81,7 +83,11 @@ typedef struct lod_rows {
 // ---------------------------------------------------------------------------------------------------------------------
 // Dropout: the triple position (the operation), pattern, compensation; and the mask contract, version 1
 
-typedef enum lod_pattern { LOD_PATTERN_ELEMENT, LOD_PATTERN_COLUMN, LOD_PATTERN_SPAN } lod_pattern;
+typedef enum lod_pattern {
+    LOD_PATTERN_ELEMENT, ///< every cell by itself
+    LOD_PATTERN_COLUMN,  ///< whole columns: one row of draws for all rows of a segment
+    LOD_PATTERN_SPAN,    ///< one run of floor(p n) neighbouring cells of n, at least 1
+} lod_pattern;
 typedef enum lod_compensation {
     LOD_COMPENSATION_NONE,
     LOD_COMPENSATION_INVERTED,            ///< what is kept is multiplied by 1 / (1 - thr/65536)
@@ -89,6 +95,7 @@ typedef enum lod_compensation {
     LOD_COMPENSATION_RENORMALISE_NOGRAD,  ///< the same, but no gradient flows through that sum
     LOD_COMPENSATION_INFERENCE,           ///< activations: at inference all is multiplied by 1 - thr/65536
 } lod_compensation;
+/// What random numbers are for: those of one purpose say nothing about those of another.
 typedef enum lod_domain { LOD_DOMAIN_TRAIN, LOD_DOMAIN_EVAL, LOD_DOMAIN_INIT, LOD_DOMAIN_SAMPLING } lod_domain;
 
 /// Where in a model a mask (or a random number) belongs; the module (0..6: q, k, v, o, gate, up, down) is added to the
@@ -201,13 +208,16 @@ LOD_API void lod_plan_time_limit(double seconds);
 /// an entry. A file is readable text, sorted, for one build, one instruction set, one machine and one number of threads
 /// (0: lod_default_threads()): load refuses one of anything else as a whole, and says why.
 
-/// The file that load and save take for NULL: the environment variable LODROP_WISDOM, else
+/// Writes the file that load and save take for NULL: the environment variable LODROP_WISDOM, else
 /// lodrop/wisdom.<isa>.<threads> in XDG_CACHE_HOME or ~/.cache.
 LOD_API lod_status lod_wisdom_path(unsigned threads, char *path, size_t size, lod_error *err);
+/// Adds a file's entries to what the process knows; of two for one shape the one of higher rigor stays, of equal ones
+/// the file's. LOD_FILE if it cannot be read, LOD_BAD_WISDOM if it is refused: nothing is taken from it then.
 LOD_API lod_status lod_wisdom_load(const char *path, unsigned threads, lod_error *err);
 /// Adds to what the file holds, under a lock, and renames the whole into place; makes the folder. A file that load
 /// would refuse is replaced, one that is no wisdom at all is an error.
 LOD_API lod_status lod_wisdom_save(const char *path, unsigned threads, lod_error *err);
+/// Empties what the process knows; files stay, and so do plans that exist.
 LOD_API void lod_wisdom_forget(void);
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -241,13 +251,16 @@ typedef struct lod_grad_sum {
     float *level;    ///< [levels][size]; level l is alive if bit l of count is set
 } lod_grad_sum;
 
-/// Bytes of memory for sums of `size` floats over up to `leaves` leaves, 0 if that overflows.
+/// Bytes of memory for sums of `size` floats over up to `leaves` leaves (0 is taken for 1), 0 if that
+/// overflows.
 LOD_API size_t lod_grad_sum_size(size_t size, uint64_t leaves);
+/// An empty sum over memory of lod_grad_sum_size bytes, aligned to floats: the caller's, kept until the sum is done
+/// with. A backward call that would bring more leaves than this fails.
 LOD_API void lod_grad_sum_init(lod_grad_sum *sum, size_t size, uint64_t leaves, void *memory);
 /// Folds low levels into higher ones and writes the total [size] (zeros if no leaf came); then the sum is empty again.
 LOD_API void lod_grad_sum_finish(lod_grad_sum *sum, float *total);
-/// The same of several sums, at least one, whose totals join in the same kind of tree: those of the instances of LoRA
-/// Dropout.
+/// The same of several sums of one size, at least one, whose totals join in the same kind of tree: those of the
+/// instances of LoRA Dropout.
 LOD_API void lod_grad_sum_finish_all(lod_grad_sum *sums, size_t count, float *total);
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -401,7 +414,8 @@ LOD_API lod_status lod_rmsnorm_backward(const lod_plan *plan, const lod_rmsnorm_
 /// (x1, x2) -> (x1 c - x2 s, x2 c + x1 s) with c, s from the row position[t] of the tables; inverse rotates back, which
 /// is also the backward pass.
 typedef struct lod_rope_args {
-    size_t tokens, heads, head_dim;
+    size_t tokens, heads;
+    size_t head_dim; ///< even
     float *x;
     size_t ldx;
     const uint32_t *position; ///< [tokens]
@@ -412,7 +426,7 @@ typedef struct lod_rope_args {
 
 LOD_API lod_status lod_rope(const lod_plan *plan, const lod_rope_args *args, lod_error *err);
 
-/// Fills the tables for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim), where exponent,
+/// Fills both tables [positions][head_dim / 2], head_dim even, for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim), where exponent,
 /// frequency and angle are rounded to float32, as most models were trained. The functions are SLEEF's reproducible ones
 /// in double, so that every machine has the same tables.
 LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine);
@@ -456,13 +470,15 @@ typedef struct lod_dropout_add_args {
     const float *x; ///< [T][width]
     size_t ldx;
     const float *add; ///< [T][width] with ldy; NULL: none
-    float *y;         ///< [T][width]; may be x, add or both
+    float *y;         ///< [T][width]; may be x, where ldy = ldx, add or both
     size_t ldy;
 } lod_dropout_add_args;
 
 LOD_API lod_status lod_dropout_add(const lod_plan *plan, const lod_dropout_add_args *args, lod_error *err);
 
-/// AdamW (arXiv 1711.05101), decoupled decay, in place on parameters and both moments.
+/// AdamW (arXiv 1711.05101, algorithm 2), in place on parameters and both moments, which start as zeros:
+/// m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, and with mhat = m / (1 - beta1^step), vhat = v /
+/// (1 - beta2^step): w = w (1 - learning_rate weight_decay) - learning_rate mhat / (sqrt(vhat) + eps).
 typedef struct lod_adamw_args {
     size_t count;
     float *w;

@@ -162,12 +162,12 @@ typedef void lod_rank_grad_f32_fn(const lod_rank_grad_args *args);
 /// ss = sum16(j: x x);  rstd = 1 / sqrt(ss / n + eps);  y = (x * rstd) * g
 typedef struct lod_rmsnorm_fwd_kernel_args {
     size_t rows, n;
-    const float *x;
+    const float *x; // [rows][ldx]
     size_t ldx;
-    const float *g;
+    const float *g; // [n]
     float eps;
-    float *rstd;
-    float *y;
+    float *rstd; // [rows]
+    float *y;    // [rows][ldy]
     size_t ldy;
 } lod_rmsnorm_fwd_kernel_args;
 typedef void lod_rmsnorm_fwd_f32_fn(const lod_rmsnorm_fwd_kernel_args *args);
@@ -176,14 +176,14 @@ typedef void lod_rmsnorm_fwd_f32_fn(const lod_rmsnorm_fwd_kernel_args *args);
 /// dx = add ? add + d : d.  dx may be add, or dy where lddx = lddy.
 typedef struct lod_rmsnorm_bwd_kernel_args {
     size_t rows, n;
-    const float *x;
+    const float *x; // [rows][ldx]
     size_t ldx;
-    const float *g;
-    const float *rstd;
-    const float *dy;
+    const float *g;    // [n]
+    const float *rstd; // [rows]
+    const float *dy;   // [rows][lddy]
     size_t lddy;
     const float *add; // [rows][lddx] or NULL
-    float *dx;
+    float *dx;        // [rows][lddx]
     size_t lddx;
 } lod_rmsnorm_bwd_kernel_args;
 typedef void lod_rmsnorm_bwd_f32_fn(const lod_rmsnorm_bwd_kernel_args *args);
@@ -228,7 +228,7 @@ typedef void lod_add_f32_fn(const lod_add_kernel_args *args);
 /// row0, for all rows) and column j (philox.h).
 ///     y[i][j] = add ? (keep[i][j] ? fma(x[i][j], scale, add[i][j]) : add[i][j])
 ///                   : (keep[i][j] ? x[i][j] * scale : +0)
-/// y may be x, add or both.
+/// y may be x, where ldy = ldx, add or both.
 typedef struct lod_dropout_add_kernel_args {
     size_t rows, n;
     const float *x; // [rows][ldx]
@@ -339,10 +339,10 @@ typedef void lod_attention_pack_f32_fn(const lod_attention_pack_args *args);
 /// a sum ends on depends on how many weights of zero a tile runs over.)
 typedef struct lod_attention_unpack_args {
     size_t count, n;
-    const float *rows; // [count][D16]
-    const uint32_t *index;
+    const float *rows;     // [count][D16]
+    const uint32_t *index; // [count]; NULL: index[i] = i
     float scale;
-    float *x;
+    float *x; // rows of ldx, those of index are written
     size_t ldx;
 } lod_attention_unpack_args;
 typedef void lod_attention_unpack_f32_fn(const lod_attention_unpack_args *args);

@@ -343,6 +343,8 @@ CHECK_ONCE(arguments_consistency, 0) {
     LOSS_CALL("divergence", a.divergence = NULL);
     LOSS_CALL("dh2", a.dh = NULL);
     LOSS_CALL("dh2", a.lddh2--);
+    LOSS_CALL("dh2", a.lddh2++); // in place of h2
+    LOSS_CALL("dh", a.lddh++);
     LOSS_CALL("target", a.target = NULL);
     lod_plan_free(plan);
 }
@@ -384,6 +386,7 @@ CHECK_ONCE(arguments_rowwise, 0) {
     NORM("rstd", a.rstd = NULL);
     BAD("y", lod_rmsnorm_args a = norm; a.y = NULL, lod_rmsnorm_forward(plan, &a, err));
     BAD("y", lod_rmsnorm_args a = norm; a.ldy--, lod_rmsnorm_forward(plan, &a, err));
+    NORM_BACKWARD("dx", a.lddx++); // in place of dy
     NORM_BACKWARD("dy", a.dy = NULL);
     NORM_BACKWARD("dy", a.lddy--);
     NORM_BACKWARD("dx", a.dx = NULL);
@@ -432,6 +435,7 @@ CHECK_ONCE(arguments_dropout_add, 0) {
     DROPOUT("x", a.ldx--);
     DROPOUT("y", a.y = NULL);
     DROPOUT("y", a.ldy--);
+    DROPOUT("y", a.ldy++); // in place of x
     DROPOUT("p", a.dropout.p = 1);
     DROPOUT("p", a.dropout.p = 1e-7);
     DROPOUT("site", a.dropout.site = 1);

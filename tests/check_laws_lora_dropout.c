@@ -494,6 +494,7 @@ CHECK_ONCE(lora_dropout_one_sum, 0) {
 // The sums of instances join like leaves: in a sum that has one for each of them.
 CHECK_ONCE(grad_sum_finish_all, 0) {
     enum { SIZE = 19, MOST = 9, LEAVES = 3 };
+    CHECK_THAT(lod_grad_sum_size(SIZE, 0) == SIZE * sizeof(float)); // room for a total, where no leaf comes
     for (size_t count = 1; count <= MOST; count++) {
         lod_grad_sum sums[MOST], alike[MOST], joined;
         float levels[2][MOST][2 * SIZE], tree[4 * SIZE], leaf[SIZE], total[SIZE], want[SIZE];
