@@ -1,4 +1,5 @@
 // lodrop-tune: plans shapes once, prints the estimate against what won, and keeps the winners as wisdom.
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,7 +41,7 @@ typedef struct options {
 } options;
 
 static _Noreturn void bad_usage(void) {
-    fputs(usage, stderr);
+    fputs("lodrop-tune --help tells more\n", stderr);
     exit(2);
 }
 
@@ -79,39 +80,42 @@ static mode mode_of(const char *text) {
     exit(1);
 }
 
-static void set_option(options *o, const char *name, const char *value) {
-    if (strcmp(name, "--model") == 0) {
-        o->model = value;
-    } else if (strcmp(name, "--shapes") == 0) {
-        o->shapes = value;
-    } else if (strcmp(name, "--wisdom") == 0) {
-        o->wisdom = value;
-    } else if (strcmp(name, "--batch-size") == 0) {
-        o->examples = number_of(name, value, 1, 65536);
-    } else if (strcmp(name, "--max-length") == 0) {
-        o->length = number_of(name, value, 2, 1048576);
-    } else if (strcmp(name, "--threads") == 0) {
-        o->threads = (unsigned)number_of(name, value, 0, 1024);
-    } else if (strcmp(name, "--rigor") == 0) {
-        o->mode = mode_of(value);
-    } else if (strcmp(name, "--time-limit") == 0) {
-        o->time_limit = seconds_of(value);
-    } else {
-        bad_usage();
+static void set_option(options *o, int option, const char *value) {
+    switch (option) {
+    case 'm': o->model = value; break;
+    case 's': o->shapes = value; break;
+    case 'w': o->wisdom = value; break;
+    case 'b': o->examples = number_of("--batch-size", value, 1, 65536); break;
+    case 'l': o->length = number_of("--max-length", value, 2, 1048576); break;
+    case 't': o->threads = (unsigned)number_of("--threads", value, 0, 1024); break;
+    case 'r': o->mode = mode_of(value); break;
+    case 'T': o->time_limit = seconds_of(value); break;
+    case 'h': fputs(usage, stdout); exit(0);
+    case 'v': puts("lodrop-tune " LOD_VERSION); exit(0);
+    default: bad_usage(); // getopt_long has said which
     }
 }
 
 static options parse(int argc, char **argv) {
+    static const struct option known[] = {
+        {"model", required_argument, NULL, 'm'},      {"shapes", required_argument, NULL, 's'},
+        {"wisdom", required_argument, NULL, 'w'},     {"batch-size", required_argument, NULL, 'b'},
+        {"max-length", required_argument, NULL, 'l'}, {"threads", required_argument, NULL, 't'},
+        {"rigor", required_argument, NULL, 'r'},      {"time-limit", required_argument, NULL, 'T'},
+        {"help", no_argument, NULL, 'h'},             {"version", no_argument, NULL, 'v'},
+        {0}};
     options o = {.examples = 8, .length = 512, .mode = MODE_MEASURE, .time_limit = -1};
-    for (int i = 1; i < argc; i += 2) { // every option but these two has a value
-        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "--version") == 0) {
-            fputs(argv[i][2] == 'h' ? usage : "lodrop-tune " LOD_VERSION "\n", stdout);
-            exit(0);
-        }
-        if (i + 1 == argc) bad_usage();
-        set_option(&o, argv[i], argv[i + 1]);
+    for (int option; (option = getopt_long(argc, argv, "", known, NULL)) != -1;) {
+        set_option(&o, option, optarg);
     }
-    if (!o.model == !o.shapes) bad_usage();
+    if (optind < argc) {
+        fprintf(stderr, "lodrop-tune: '%s' belongs to no option\n", argv[optind]);
+        bad_usage();
+    }
+    if (!o.model == !o.shapes) {
+        fputs("lodrop-tune: needs --model or --shapes, one of the two\n", stderr);
+        bad_usage();
+    }
     if (!o.threads) o.threads = lod_default_threads();
     return o;
 }

@@ -46,22 +46,22 @@ typedef struct options {
     size_t name_count;
 } options;
 
-static _Noreturn void bad_usage(void) {
-    fputs(usage, stderr);
+static _Noreturn void bad_value(const char *option, const char *value, const char *wanted) {
+    fprintf(stderr, "lodrop-bench: %s: '%s' is not %s; lodrop-bench --help tells more\n", option, value, wanted);
     exit(2);
 }
 
-static unsigned count_of(const char *text) {
+static unsigned count_of(const char *option, const char *text) {
     char *end;
     unsigned long value = strtoul(text, &end, 10);
-    if (*end || value < 1 || value > 1024) bad_usage();
+    if (*end || value < 1 || value > 1024) bad_value(option, text, "in 1..1024");
     return (unsigned)value;
 }
 
-static double rate_of(const char *text) {
+static double rate_of(const char *option, const char *text) {
     char *end;
     double value = strtod(text, &end);
-    if (*end || !(value >= 0 && value < 1)) bad_usage();
+    if (!*text || *end || !(value >= 0 && value < 1)) bad_value(option, text, "from 0 to below 1");
     return value;
 }
 
@@ -82,16 +82,16 @@ static int parse(int argc, char **argv, options *o) {
         } else if (strcmp(argv[i], "--bandwidth") == 0) {
             o->bandwidth = true;
         } else if (strcmp(argv[i], "--against") == 0) {
-            if (!*value) bad_usage();
+            if (!*value) bad_value(argv[i], value, "a file");
             o->against = value, i++;
         } else if (strcmp(argv[i], "--cold") == 0) {
-            bench_set_cold_bytes((size_t)count_of(value) << 20), i++;
+            bench_set_cold_bytes((size_t)count_of(argv[i], value) << 20), i++;
         } else if (strcmp(argv[i], "--threads") == 0) {
-            o->threads = count_of(value), i++;
+            o->threads = count_of(argv[i], value), i++;
         } else if (strcmp(argv[i], "--rounds") == 0) {
-            o->rounds = count_of(value), i++;
+            o->rounds = count_of(argv[i], value), i++;
         } else if (strcmp(argv[i], "--rate") == 0) {
-            o->rate = rate_of(value), i++;
+            o->rate = rate_of(argv[i], value), i++;
         } else if (strcmp(argv[i], "--shapes") == 0) {
             o->shapes = value, i++;
         } else if (o->share && argv[i][0] != '-' && o->name_count < sizeof o->names / sizeof o->names[0]) {
@@ -224,7 +224,8 @@ static int run_against(int argc, char **argv, const bench_shapes *shapes, const 
     char out_flag[sizeof temporary + 20], *flags[128] = {argv[0], out_flag};
     const char *format = flag(argc, argv, "--benchmark_out_format="), *out = flag(argc, argv, "--benchmark_out=");
     const int ours = out ? 1 : 2;
-    if (argc > 120 || (format && strcmp(format, "json") != 0)) bad_usage();
+    if (format && strcmp(format, "json") != 0) bad_value("--benchmark_out_format", format, "json");
+    if (argc > 120) bad_value("--against", argv[120], "one of less than 120 words");
     const char *path = out ? out : make_temporary();
     snprintf(out_flag, sizeof out_flag, "--benchmark_out=%s", path);
     memcpy(flags + ours, argv + 1, (size_t)(argc - 1) * sizeof *argv);
@@ -250,7 +251,14 @@ int main(int argc, char **argv) {
     options o = {.threads = 1, .rounds = 15, .rate = 0.1};
     argc = parse(argc, argv, &o);
     const int others = o.share + o.growth + o.peak + o.bandwidth;
-    if (others + !!o.against > 1 || (others && argc > 1)) bad_usage();
+    if (others + !!o.against > 1) {
+        fputs("lodrop-bench: of --share, --growth, --peak, --bandwidth and --against, one at a time\n", stderr);
+        return 2;
+    }
+    if (others && argc > 1) {
+        fprintf(stderr, "lodrop-bench: '%s' has no place beside the other options\n", argv[1]);
+        return 2;
+    }
     if (o.growth) return bench_growth(o.threads, o.rounds);
     if (o.peak) return print_peak(o.threads);
     if (o.bandwidth) return print_bandwidth(o.threads);

@@ -76,7 +76,8 @@ int main(int argc, char **argv) {
         return EXIT_SUCCESS;
     }
     if (argc > 1 && !json) {
-        fputs(usage, stderr);
+        fprintf(stderr, "lodrop-info: '%s': unknown option, or too many: lodrop-info --help tells more\n",
+                argv[argc > 2 ? 2 : 1]);
         return 2;
     }
     facts f = {.machine = lod_this_machine()};

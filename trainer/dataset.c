@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "file.h"
 #include "json.h"
@@ -469,9 +470,9 @@ bool dataset_read_jsonl(struct dataset *data, const void *bytes, size_t size, co
     return read_bytes(data, bytes, size, file, true, tokenizer, options, f);
 }
 
-static bool ends_with(const char *text, const char *end) {
+static bool ends_with(const char *text, const char *end) { // in capitals or not
     size_t length = strlen(text), part = strlen(end);
-    return length >= part && strcmp(text + length - part, end) == 0;
+    return length >= part && strcasecmp(text + length - part, end) == 0;
 }
 
 bool dataset_read(struct dataset *data, const char *path, const struct tokenizer *tokenizer,

@@ -1,4 +1,4 @@
-// lodrop-mask: the masks that training draws, for use in other programs.
+// lodrop-mask: the masks that training draws on the inputs of adapters, for use in other programs.
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -20,7 +20,7 @@ static const struct option LIST[] = {
     {"layer", OPTION_INTEGER, AT(layer), 0, 1023, "N", "of the model (default 0)"},
     {"module", OPTION_TEXT, AT(module), 0, 0, "NAME", "whose adapter's input: q_proj, ..., down_proj"},
     {"draw", OPTION_INTEGER, AT(draw), 0, MOST_CELLS, "N", "running number of the example visit (default 0)"},
-    {"instance", OPTION_INTEGER, AT(instance), 0, 63, "N", "of a second pass: 1 (default 0)"},
+    {"instance", OPTION_INTEGER, AT(instance), 0, 63, "N", "of --instances, or of a second pass: 1 (default 0)"},
     {"row", OPTION_INTEGER, AT(row), 0, MOST_CELLS, "N", "first token of the example (default 0)"},
     {"rows", OPTION_INTEGER, AT(rows), 1, MOST_CELLS, "N", "tokens"},
     {"col", OPTION_INTEGER, AT(col), 0, MOST_CELLS, "N", "first feature (default 0)"},
@@ -38,7 +38,7 @@ static const struct option_table TABLE = {
 
 static bool one_module(enum adapter_module *module, const char *name, fault *f) {
     unsigned set;
-    if (!adapter_modules_parse(name, &set, f)) {
+    if (!adapter_modules_parse(name, &set, "lodrop-mask", "--module", f)) {
         return false;
     }
     for (enum adapter_module i = 0; i < ADAPTER_MODULES; i++) {

@@ -32,8 +32,7 @@ bool adapter_modules_add(unsigned *set, const char *name, size_t length) {
     return false;
 }
 
-bool adapter_modules_parse(const char *list, unsigned *set, fault *f) {
-    static const char option[] = "target-modules";
+bool adapter_modules_parse(const char *list, unsigned *set, const char *program, const char *option, fault *f) {
     char known[ADAPTER_MODULES_TEXT];
     *set = 0;
     if (strcmp(list, "all-linear") == 0) {
@@ -43,7 +42,7 @@ bool adapter_modules_parse(const char *list, unsigned *set, fault *f) {
     for (const char *name = list;;) {
         size_t length = strcspn(name, ",");
         if (!adapter_modules_add(set, name, length)) {
-            return fault_set(f, FAULT_INPUT, NULL, option, "unknown module \"%.*s\": must be all-linear or some of %s",
+            return fault_set(f, FAULT_INPUT, program, option, "unknown module \"%.*s\": must be all-linear or some of %s",
                              (int)(length < 100 ? length : 100), name,
                              adapter_modules_print(known, ADAPTER_ALL_MODULES));
         }

@@ -26,8 +26,8 @@ const char *adapter_module_block(enum adapter_module module); // "self_attn", th
 // Adds the module of that name to the set; false: there is none.
 bool adapter_modules_add(unsigned *set, const char *name, size_t length);
 
-// A list like "q_proj,v_proj", or "all-linear". Faults are of input.
-bool adapter_modules_parse(const char *list, unsigned *set, fault *f);
+// A list like "q_proj,v_proj", or "all-linear". Faults are of input, of this option of the program.
+bool adapter_modules_parse(const char *list, unsigned *set, const char *program, const char *option, fault *f);
 
 // Those whose name a pattern like "*_proj" or "[qv]_proj" matches.
 unsigned adapter_modules_match(const char *pattern);

@@ -142,7 +142,7 @@ static void print_help(const struct option_table *table) {
             printf("  %-28s %s\n", head, o->help);
         }
     }
-    printf("  %-28s %s\n", "--help", "this text");
+    printf("  %-28s %s\n  %-28s %s\n", "--help", "this text", "--version", "the version");
     for (size_t i = 0; i < sizeof table->outro / sizeof *table->outro && table->outro[i]; i++) {
         printf("%s%s", i ? "" : "\n", table->outro[i]);
     }
@@ -176,6 +176,10 @@ bool options_parse(const struct option_table *table, void *values, option_set *g
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0) {
             print_help(table);
+            exit(EXIT_SUCCESS);
+        }
+        if (strcmp(argv[i], "--version") == 0) {
+            printf("%s " LOD_VERSION "\n", table->program);
             exit(EXIT_SUCCESS);
         }
     }

@@ -30,10 +30,6 @@ struct safetensors {
     size_t n_parts;
 };
 
-const char *tensor_type_name(enum tensor_type type) {
-    return types[type].name;
-}
-
 void safetensors_close(struct safetensors *s) {
     if (!s) {
         return;

@@ -55,8 +55,6 @@ bool safetensors_weight(const struct safetensors *s, const char *name, unsigned 
 // Elements [first, first+count) of an F32, F16 or BF16 tensor as f32; exact.
 void tensor_widen(const struct tensor_view *view, size_t first, size_t count, float *out);
 
-const char *tensor_type_name(enum tensor_type type);
-
 // Writes f32 tensors: ascending names, header padded with spaces to 8 bytes, metadata {"format": "pt"}. The same
 // tensors in any order give the same bytes. The file appears whole or not at all.
 struct tensor_source {

@@ -41,7 +41,7 @@ static bool load_bytes(tokenizer **loaded, const mapped_file &map, const char *f
         absl::string_view bytes(reinterpret_cast<const char *>(map.data), map.size);
         sentencepiece::util::Status status = t->processor.LoadFromSerializedProto(bytes);
         if (!status.ok() || t->processor.GetPieceSize() <= 0) {
-            return fault_set(f, FAULT_INPUT, file, nullptr, "not a SentencePiece model: %s", status.error_message());
+            return fault_set(f, FAULT_INPUT, file, nullptr, "not a SentencePiece model");
         }
         *loaded = t.release();
         return true;
@@ -53,8 +53,14 @@ bool tokenizer_load(tokenizer **loaded, const char *path, fault *f) {
     mapped_file map;
     *loaded = nullptr;
     bool folder = file_is_folder(path);
-    if (!file_path(inside, folder ? path : nullptr, folder ? "tokenizer.model" : path, f) ||
-        !file_map(&map, inside, f)) {
+    if (!file_path(inside, folder ? path : nullptr, folder ? "tokenizer.model" : path, f)) {
+        return false;
+    }
+    if (folder && !file_exists(inside)) {
+        return fault_set(f, FAULT_INPUT, inside, nullptr,
+                         "missing: only SentencePiece's models are read, of tokenizer.json none");
+    }
+    if (!file_map(&map, inside, f)) {
         return false;
     }
     bool done = load_bytes(loaded, map, inside, f);

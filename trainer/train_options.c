@@ -505,7 +505,7 @@ static bool read_adapter(struct adapter_config *config, struct adapter_recipe *b
                          const char *from, fault *f) {
     *before = (struct adapter_recipe){0};
     *config = (struct adapter_config){.r = (unsigned)o->lora_r, .alpha = o->lora_alpha, .rslora = o->use_rslora};
-    return adapter_modules_parse(o->target_modules, &config->modules, f) &&
+    return adapter_modules_parse(o->target_modules, &config->modules, "lodrop-train", "--target-modules", f) &&
            (!*o->layers_to_transform || layers_parse(&config->layers, o->layers_to_transform, "lodrop-train",
                                                      "--layers-to-transform", f)) &&
            (!*from || (adapter_read(config, before, from, f) && check_continued(before, o, f)));

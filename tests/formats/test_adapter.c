@@ -50,14 +50,16 @@ static void number_matrices(struct matrices *m) {
 static void module_lists(void) {
     unsigned set;
     fault f = {0};
-    CHECK(adapter_modules_parse("q_proj,v_proj", &set, &f) && set == (1 << ADAPTER_Q_PROJ | 1 << ADAPTER_V_PROJ));
-    CHECK(adapter_modules_parse("down_proj", &set, &f) && set == 1 << ADAPTER_DOWN_PROJ);
-    CHECK(adapter_modules_parse("all-linear", &set, &f) && set == ADAPTER_ALL_MODULES);
-    REFUSED(adapter_modules_parse("q_proj,w_proj", &set, &f), &f, FAULT_INPUT, "target-modules",
+    CHECK(adapter_modules_parse("q_proj,v_proj", &set, "p", "--m", &f) &&
+          set == (1 << ADAPTER_Q_PROJ | 1 << ADAPTER_V_PROJ));
+    CHECK(adapter_modules_parse("down_proj", &set, "p", "--m", &f) && set == 1 << ADAPTER_DOWN_PROJ);
+    CHECK(adapter_modules_parse("all-linear", &set, "p", "--m", &f) && set == ADAPTER_ALL_MODULES);
+    REFUSED(adapter_modules_parse("q_proj,w_proj", &set, "p", "--m", &f), &f, FAULT_INPUT, "p: --m: ",
             "unknown module \"w_proj\"");
-    REFUSED(adapter_modules_parse("q_proj,", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"\"");
-    REFUSED(adapter_modules_parse("", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"\"");
-    REFUSED(adapter_modules_parse("q_pro", &set, &f), &f, FAULT_INPUT, "target-modules", "unknown module \"q_pro\"");
+    REFUSED(adapter_modules_parse("q_proj,", &set, "p", "--m", &f), &f, FAULT_INPUT, "p: --m: ", "unknown module \"\"");
+    REFUSED(adapter_modules_parse("", &set, "p", "--m", &f), &f, FAULT_INPUT, "p: --m: ", "unknown module \"\"");
+    REFUSED(adapter_modules_parse("q_pro", &set, "p", "--m", &f), &f, FAULT_INPUT, "p: --m: ",
+            "unknown module \"q_pro\"");
     CHECK(strcmp(adapter_module_name(ADAPTER_GATE_PROJ), "gate_proj") == 0);
 }
 

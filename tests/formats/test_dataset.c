@@ -221,6 +221,9 @@ static void streams(void) {
             "not UTF-8");
     REFUSED(dataset_read(&d, write_bytes("z.txt", "ab\0c", 4), tokenizer, &usual, &f), &f, FAULT_INPUT, "z.txt",
             "not UTF-8");
+    CHECK(dataset_read(&d, write_text("lines.JSONL", "{\"text\": \"yes\"}"), tokenizer, &usual, &f) &&
+          d.kind == DATASET_TEXT);
+    dataset_free(&d);
     REFUSED(dataset_read(&d, write_text("d.json", "[]"), tokenizer, &usual, &f), &f, FAULT_INPUT, "d.json", "not read");
     REFUSED(dataset_read(&d, write_text("d.tsv", "a\tb"), tokenizer, &usual, &f), &f, FAULT_INPUT, "d.tsv", "not read");
 }

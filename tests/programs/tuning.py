@@ -87,8 +87,9 @@ def bad_input():
     other.write_text("my notes\n")
     (FOLDER / "bad.txt").write_text("layer 8 16\n")
     cases = [
-        (2, "usage: ", []), (2, "usage: ", ["--model", MODEL, "--shapes", SHAPES]), (2, "usage: ", ["--shapes"]),
-        (2, "usage: ", ["--shapes", SHAPES, "--what", 1]),
+        (2, "needs --model or --shapes", []), (2, "one of the two", ["--model", MODEL, "--shapes", SHAPES]),
+        (2, "'--shapes' requires", ["--shapes"]), (2, "'--what=1'", ["--shapes", SHAPES, "--what=1"]),
+        (2, "'more' belongs", [f"--shapes={SHAPES}", "more"]),
         (1, "--rigor: patient ", ["--shapes", SHAPES, "--rigor", "patient"]),
         (1, "--time-limit: soon ", ["--shapes", SHAPES, "--time-limit", "soon"]),
         (1, "--threads: -1 ", ["--shapes", SHAPES, "--threads", -1]),
