@@ -8,11 +8,6 @@ static const size_t query_blocks[] = {32, 48, 64, 80, 96, 128, 192};
 
 #define COUNT_OF(list) (sizeof(list) / sizeof *(list))
 
-static bool same_choice(const lod_choice *a, const lod_choice *b) {
-    return lod_same_blocks(&a->forward, &b->forward) && lod_same_blocks(&a->backward, &b->backward) &&
-           a->tile == b->tile && a->query_block == b->query_block;
-}
-
 typedef struct candidates {
     const lod_plan *plan;
     lod_plan_part part;
@@ -23,7 +18,7 @@ typedef struct candidates {
 
 static void add(candidates *c, const lod_choice *choice) {
     for (size_t i = 0; i < c->count; i++) {
-        if (same_choice(&c->list[i], choice)) return;
+        if (lod_same_choice(&c->list[i], choice)) return;
     }
     if (c->count < LOD_CANDIDATES_MOST) c->list[c->count++] = *choice;
 }

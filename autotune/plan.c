@@ -46,6 +46,11 @@ bool lod_same_blocks(const lod_blocks *a, const lod_blocks *b) {
     return a->tile == b->tile && a->mc == b->mc && a->nc == b->nc && a->kc == b->kc && a->cut_tokens == b->cut_tokens;
 }
 
+bool lod_same_choice(const lod_choice *a, const lod_choice *b) {
+    return lod_same_blocks(&a->forward, &b->forward) && lod_same_blocks(&a->backward, &b->backward) &&
+           a->tile == b->tile && a->query_block == b->query_block;
+}
+
 lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product) {
     lod_blocks fit = ceilings;
     fit.mc = even_blocks(product->tokens, ceilings.mc, ceilings.tile->mr);

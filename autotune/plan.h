@@ -53,6 +53,7 @@ static inline size_t lod_strip_width(const lod_blocks *blocks) {
     return lod_round_up(blocks->tile->nr, LOD_PANEL);
 }
 bool lod_same_blocks(const lod_blocks *a, const lod_blocks *b);
+bool lod_same_choice(const lod_choice *a, const lod_choice *b);
 // The ceilings cut to equal blocks of a product.
 lod_blocks lod_fit_blocks(lod_blocks ceilings, const lod_product_shape *product);
 enum { LOD_BLOCKS_TEXT = 96 };

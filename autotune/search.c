@@ -38,7 +38,13 @@ typedef struct search {
     candidate *list;
     size_t count;
     double deadline; // of the whole plan
+    bool cut;        // it came before the end
 } search;
+
+static bool time_is_up(search *s) {
+    s->cut = s->cut || lod_clock_seconds() >= s->deadline;
+    return s->cut;
+}
 
 static bool sample(search *s, candidate *c, size_t round) {
     if (round == 0) {
@@ -99,10 +105,11 @@ static bool compete(search *s) {
     size_t rounds = 0, left = s->count;
     while (left > 1 && rounds < ROUNDS_MOST) {
         for (size_t i = 0; i < s->count; i++) {
+            if (time_is_up(s)) {
+                if (rounds >= ROUNDS_LEAST) s->plan->choice = s->list[winner(s, rounds)].choice; // of whole rounds
+                return true;
+            }
             if (!s->list[i].out && !sample(s, &s->list[i], rounds)) return false;
-            if (lod_clock_seconds() < s->deadline) continue;
-            if (rounds >= ROUNDS_LEAST) s->plan->choice = s->list[winner(s, rounds)].choice; // of whole rounds
-            return true;
         }
         drop_hopeless(s, ++rounds);
         left = 0;
@@ -126,6 +133,7 @@ static bool search_axes(search *s, unsigned axes, lod_choice *choices) {
 static bool search_part(search *s, lod_rigor rigor, lod_choice *choices) {
     static const unsigned measured[] = {LOD_AXIS_TILE, LOD_AXIS_DEPTH, LOD_AXIS_HEIGHT, LOD_AXIS_WIDTH,
                                         LOD_AXIS_CUT};
+    if (time_is_up(s)) return true;
     s->trial = lod_trial_make(s->plan, s->part);
     bool done = s->trial != NULL;
     if (rigor == LOD_EXHAUSTIVE) {
@@ -144,31 +152,36 @@ static bool has_choice(const lod_plan *class) {
     return class->kind == LOD_PLAN_ATTENTION || lod_product_shape_of(class, true).tokens > LOD_FEW_TOKENS;
 }
 
-static bool search_class(lod_plan *class, lod_rigor rigor, double deadline) {
+static bool search_class(search *s, lod_rigor rigor) {
+    if (!has_choice(s->plan)) return true;
     lod_choice *choices = calloc(LOD_CANDIDATES_MOST, sizeof *choices);
-    search s = {.plan = class, .deadline = deadline};
     bool done = choices != NULL;
-    if (class->kind == LOD_PLAN_ATTENTION) {
-        s.part = LOD_PART_ATTENTION;
-        done = done && search_part(&s, rigor, choices);
+    if (s->plan->kind == LOD_PLAN_ATTENTION) {
+        s->part = LOD_PART_ATTENTION;
+        done = done && search_part(s, rigor, choices);
     } else {
-        s.part = LOD_PART_FORWARD;
-        done = done && search_part(&s, rigor, choices);
-        s.part = LOD_PART_BACKWARD;
-        done = done && search_part(&s, rigor, choices);
+        s->part = LOD_PART_FORWARD;
+        done = done && search_part(s, rigor, choices);
+        s->part = LOD_PART_BACKWARD;
+        done = done && search_part(s, rigor, choices);
     }
     free(choices);
     return done;
 }
 
+// It starts from what is known at a lower rigor, so that one cut short loses nothing. What that one found counts as
+// measured, since it was; where it found nothing there is nothing to remember, and a later plan measures.
 lod_status lod_search(lod_plan *plan, lod_rigor rigor, lod_error *err) {
     lod_plan class = lod_plan_class(plan);
     const double limit = time_limit, deadline = limit < 0 ? INFINITY : lod_clock_seconds() + limit;
-    lod_estimate(&class);
+    if (!lod_wisdom_find(&class, LOD_WISDOM_ONLY)) lod_estimate(&class);
     lod_plan_settle(&class);
-    if (has_choice(&class) && !search_class(&class, rigor, deadline)) {
+    const lod_choice start = class.choice;
+    search s = {.plan = &class, .deadline = deadline};
+    if (!search_class(&s, rigor)) {
         return lod_fail(err, LOD_NO_MEMORY, "rigor", "no memory to measure on; LOD_ESTIMATE needs none");
     }
     plan->choice = class.choice;
-    return lod_wisdom_remember(&class, rigor, err);
+    if (s.cut && lod_same_choice(&class.choice, &start)) return LOD_OK;
+    return lod_wisdom_remember(&class, s.cut ? LOD_MEASURE : rigor, err);
 }

@@ -1,5 +1,6 @@
 // lodrop-tune: plans shapes once, prints the estimate against what won, and keeps the winners as wisdom.
 #include <getopt.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,6 +39,7 @@ typedef struct options {
     mode mode;
     unsigned threads;
     double time_limit; // negative: none
+    double until;      // when it is over
 } options;
 
 static _Noreturn void bad_usage(void) {
@@ -166,37 +168,45 @@ static int ascending(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static double median(double *list) {
-    qsort(list, ROUNDS, sizeof *list, ascending);
-    return list[ROUNDS / 2];
+static double median(double *list, size_t count) {
+    qsort(list, count, sizeof *list, ascending);
+    return list[count / 2];
 }
 
 // Runs the choices in turns; seconds[i] becomes the median of choice i, gain[i] that of the ratios of the first to it.
-static void measure(const lod_plan *plan, lod_plan_part part, const lod_choice *choices, size_t count,
+// False where time was up before there was one round.
+static bool measure(const lod_plan *plan, lod_plan_part part, const lod_choice *choices, size_t count, double until,
                     double seconds[RIGORS], double gain[RIGORS]) {
     double all[RIGORS][ROUNDS], ratios[ROUNDS];
+    size_t rounds = 0;
+    if (lod_clock_seconds() >= until) return false;
     lod_trial *trial = lod_trial_make(plan, part);
     if (!trial) fail(&(lod_error){LOD_NO_MEMORY, "shapes", "no memory to measure on"});
-    for (size_t round = 0; round <= ROUNDS; round++) { // the first one warms up
-        for (size_t i = 0; i < count; i++) all[i][round ? round - 1 : 0] = lod_trial_run(trial, &choices[i], 2) / 2;
+    for (size_t i = 0; i < count; i++) lod_trial_run(trial, &choices[i], 2); // warms up
+    for (; rounds < ROUNDS && lod_clock_seconds() < until; rounds++) {
+        for (size_t i = 0; i < count; i++) all[i][rounds] = lod_trial_run(trial, &choices[i], 2) / 2;
     }
     lod_trial_free(trial);
-    for (size_t i = 0; i < count; i++) {
-        for (size_t round = 0; round < ROUNDS; round++) ratios[round] = all[0][round] / all[i][round];
-        gain[i] = median(ratios);
+    for (size_t i = 0; rounds && i < count; i++) {
+        for (size_t round = 0; round < rounds; round++) ratios[round] = all[0][round] / all[i][round];
+        gain[i] = median(ratios, rounds);
     }
-    for (size_t i = 0; i < count; i++) seconds[i] = median(all[i]);
+    for (size_t i = 0; rounds && i < count; i++) seconds[i] = median(all[i], rounds);
+    return rounds > 0;
 }
 
-// One line: the choices in the order of rigor, the first with its time, the others with what they gain on it.
+// One line: the choices in the order of rigor, the first with its time, the others with what they gain on it, as far as
+// time allows.
 static void print_part(const char *name, const char *pass, const lod_plan *plan, lod_plan_part part,
-                       const lod_choice *choices, size_t count) {
+                       const lod_choice *choices, size_t count, double until) {
     double seconds[RIGORS], gain[RIGORS];
-    measure(plan, part, choices, count, seconds, gain);
+    const bool timed = measure(plan, part, choices, count, until, seconds, gain);
     printf("%-22s %-8s", name, pass);
     for (size_t i = 0; i < count; i++) {
         print_choice(&choices[i], part);
-        if (i == 0) {
+        if (!timed) {
+            printf(" %12s", "-");
+        } else if (i == 0) {
             printf(" %9.3f ms", seconds[0] * 1e3);
         } else {
             printf(" %6.3f x", gain[i]);
@@ -235,10 +245,10 @@ static void tune(const tune_shape *shape, const options *o) {
         choices[i] = plan.choice;
     }
     if (s->kind == LOD_PLAN_ATTENTION) {
-        print_part(s->name, "", &plan, LOD_PART_ATTENTION, choices, count);
+        print_part(s->name, "", &plan, LOD_PART_ATTENTION, choices, count, o->until);
     } else {
-        print_part(s->name, "forward", &plan, LOD_PART_FORWARD, choices, count);
-        print_part(s->name, "backward", &plan, LOD_PART_BACKWARD, choices, count);
+        print_part(s->name, "forward", &plan, LOD_PART_FORWARD, choices, count, o->until);
+        print_part(s->name, "backward", &plan, LOD_PART_BACKWARD, choices, count, o->until);
     }
 }
 
@@ -273,8 +283,9 @@ static void read_shapes(tune_shapes *shapes, const options *o) {
 }
 
 int main(int argc, char **argv) {
-    const options o = parse(argc, argv);
+    options o = parse(argc, argv);
     const double begin = lod_clock_seconds();
+    o.until = o.time_limit < 0 ? INFINITY : begin + o.time_limit;
     const char *isa;
     lod_error err;
     tune_shapes shapes = {0};
@@ -283,8 +294,8 @@ int main(int argc, char **argv) {
     if (o.mode != MODE_AUDIT) load_wisdom(&o); // an audit measures anew
     printf("%s, threads %u: %s\n", isa, o.threads, mode_texts[o.mode]);
     for (size_t i = 0; i < shapes.count; i++) {
-        double left = o.time_limit - (lod_clock_seconds() - begin);
-        if (o.time_limit >= 0) lod_plan_time_limit(left > 0 ? left / (double)(shapes.count - i) : 0);
+        const double left = o.until - lod_clock_seconds(); // half of a shape's share to search, half to compare
+        if (o.time_limit >= 0) lod_plan_time_limit(left > 0 ? left / (double)(shapes.count - i) / 2 : 0);
         tune(&shapes.list[i], &o);
     }
     if (o.mode != MODE_ESTIMATE) save_wisdom(&o);

@@ -198,7 +198,8 @@ LOD_API size_t lod_plan_workspace(const lod_plan *plan);
 LOD_API void lod_plan_describe(const lod_plan *plan, char *text, size_t size);
 
 /// The most seconds that making one plan may measure for, in this process, whatever its rigor; negative: no limit,
-/// which is how a process starts. The best of what was measured so far is taken.
+/// which is how a process starts. A plan cut short takes the best of what it had measured; that is known as wisdom of
+/// LOD_MEASURE, and nothing is known where nothing better than before was found.
 LOD_API void lod_plan_time_limit(double seconds);
 
 // ---------------------------------------------------------------------------------------------------------------------

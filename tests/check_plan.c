@@ -193,10 +193,10 @@ CHECK_ONCE(plan_rigor, 0) {
     CHECK_THAT(lod_plan_lowrank(&shape, 1, (lod_rigor)4, &plan, &err) == LOD_BAD_ARGUMENT && !plan);
 
     const description estimate = planned(50, LOD_ESTIMATE);
-    lod_plan_time_limit(0); // nothing can be measured: what is remembered is the estimate
-    planned(50, LOD_MEASURE);
+    lod_plan_time_limit(0); // nothing can be measured, and nothing is remembered
+    CHECK_THAT(strcmp(planned(50, LOD_MEASURE).text, estimate.text) == 0);
+    CHECK_THAT(lod_plan_lowrank(&shape, 1, LOD_WISDOM_ONLY, &plan, NULL) == LOD_NO_WISDOM);
     lod_plan_time_limit(-1);
-    CHECK_THAT(strcmp(planned(50, LOD_WISDOM_ONLY).text, estimate.text) == 0);
 
     const description measured = planned(50, LOD_EXHAUSTIVE); // more than is known: measures
     CHECK_THAT(strcmp(planned(50, LOD_WISDOM_ONLY).text, measured.text) == 0);
@@ -207,12 +207,34 @@ CHECK_ONCE(plan_rigor, 0) {
     CHECK_THAT(lod_plan_lowrank(&shape, 1, LOD_WISDOM_ONLY, &plan, NULL) == LOD_NO_WISDOM);
 }
 
+// A search that is cut short keeps what an earlier one of lower rigor found, and does not pass for a whole one.
+CHECK_ONCE(plan_cut_short, 0) {
+    check_shape("-");
+    lod_wisdom_forget();
+    lod_plan *draft;
+    const lod_lowrank_shape shape = {.n_in = 96, .n_out = 80, .tokens = 50};
+    CHECK_THAT(lod_plan_lowrank(&shape, 1, LOD_ESTIMATE, &draft, NULL) == LOD_OK);
+    lod_plan found = lod_plan_class(draft);
+    lod_plan_free(draft);
+    found.choice.forward.kc = found.choice.backward.kc = 16; // unlike the estimate
+    lod_plan_settle(&found);
+    CHECK_THAT(lod_wisdom_remember(&found, LOD_MEASURE, NULL) == LOD_OK);
+    const description known = planned(50, LOD_MEASURE), estimate = planned(70, LOD_ESTIMATE);
+    CHECK_THAT(strstr(known.text, " kc 16 ") && !strstr(estimate.text, " kc 16 "));
+    lod_plan_time_limit(0);
+    CHECK_THAT(strcmp(planned(50, LOD_EXHAUSTIVE).text, known.text) == 0);
+    lod_plan_time_limit(-1);
+    CHECK_THAT(strcmp(planned(50, LOD_WISDOM_ONLY).text, known.text) == 0);
+    lod_plan class = found;
+    CHECK_THAT(lod_wisdom_find(&class, LOD_MEASURE) && !lod_wisdom_find(&class, LOD_EXHAUSTIVE));
+    lod_wisdom_forget();
+}
+
 // Every kind of plan can be measured, and on several threads.
 CHECK_ONCE(plan_measured, 0) {
     check_shape("-");
     lod_wisdom_forget();
     lod_plan *plan;
-    lod_plan_time_limit(0.5);
     const lod_attention_shape heads = {.heads = 2, .kv_heads = 1, .head_dim = 16, .keys = 40};
     const lod_loss_shape words = {.n_in = 33, .vocabulary = 70, .tokens = 20};
     const lod_lowrank_shape few = {.n_in = 33, .n_out = 70, .rank = 4, .tokens = 1};
@@ -226,6 +248,5 @@ CHECK_ONCE(plan_measured, 0) {
     lod_plan_free(plan);
     CHECK_THAT(lod_plan_lowrank(&few, 2, LOD_EXHAUSTIVE, &plan, NULL) == LOD_OK);
     lod_plan_free(plan);
-    lod_plan_time_limit(-1);
     lod_wisdom_forget();
 }

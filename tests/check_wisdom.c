@@ -20,20 +20,26 @@ static void need_name_of_cpu(void) {
     }
 }
 
-// Plans of all kinds, measured for a moment so that they are known.
+static void remember(lod_plan *plan, lod_rigor rigor) {
+    lod_plan class = lod_plan_class(plan);
+    lod_estimate(&class);
+    lod_plan_settle(&class);
+    CHECK_THAT(lod_wisdom_remember(&class, rigor, NULL) == LOD_OK);
+    lod_plan_free(plan);
+}
+
+// The estimates of plans of all kinds, as if they had been measured.
 static void learn(unsigned threads, size_t salt) {
     lod_plan *plan;
-    lod_plan_time_limit(0);
     const lod_lowrank_shape layer = {.n_in = 100 + salt, .n_out = 700, .rank = 4, .tokens = 100};
     const lod_attention_shape heads = {.heads = 4, .kv_heads = 2, .head_dim = 16 + 8 * (salt % 16), .keys = 100};
     const lod_loss_shape words = {.n_in = 40 + salt, .vocabulary = 1000, .tokens = 100};
-    CHECK_THAT(lod_plan_lowrank(&layer, threads, LOD_MEASURE, &plan, NULL) == LOD_OK);
-    lod_plan_free(plan);
-    CHECK_THAT(lod_plan_attention(&heads, threads, LOD_EXHAUSTIVE, &plan, NULL) == LOD_OK);
-    lod_plan_free(plan);
-    CHECK_THAT(lod_plan_loss(&words, threads, LOD_MEASURE, &plan, NULL) == LOD_OK);
-    lod_plan_free(plan);
-    lod_plan_time_limit(-1);
+    CHECK_THAT(lod_plan_lowrank(&layer, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    remember(plan, LOD_MEASURE);
+    CHECK_THAT(lod_plan_attention(&heads, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    remember(plan, LOD_EXHAUSTIVE);
+    CHECK_THAT(lod_plan_loss(&words, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+    remember(plan, LOD_MEASURE);
 }
 
 // What the process knows, as a file's text; free() returns it.
@@ -127,6 +133,10 @@ CHECK_ONCE(wisdom_refused, 0) {
     CHECK_THAT(lod_wisdom_parse(text, 40, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
     CHECK_THAT(lod_wisdom_parse(text, 0, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
     CHECK_THAT(lod_wisdom_parse(text, strlen(text) - 3, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
+    // Cut within a number, and what stands behind a byte 0.
+    CHECK_THAT(lod_wisdom_parse(text, strlen(text) - 1, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
+    text[strlen(text) - 1] = '\0';
+    CHECK_THAT(lod_wisdom_parse(text, strlen(text) + 1, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
     free(text);
     lod_wisdom_forget();
 }

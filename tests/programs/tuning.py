@@ -32,14 +32,16 @@ def keeps_and_finds_again():
     before = wisdom.read_bytes()
     must(tune(wisdom, "--shapes", SHAPES))
     expect("what is known is not measured again", wisdom.read_bytes() == before, lines_of(wisdom))
-    must(tune(wisdom, "--shapes", SHAPES, "--rigor", "exhaustive", "--time-limit", 3))
+    must(tune(wisdom, "--shapes", SHAPES, "--rigor", "exhaustive"))
     expect("a higher rigor replaces", all("exhausted" in entry for entry in entries_of(wisdom)), lines_of(wisdom))
     must(tune(wisdom, "--shapes", SHAPES))
     expect("a lower rigor does not", all("exhausted" in entry for entry in entries_of(wisdom)), lines_of(wisdom))
     done = must(tune(FOLDER / "unmade", "--shapes", SHAPES, "--rigor", "estimate"))
     expect("an estimate keeps nothing", not (FOLDER / "unmade").exists() and " ms" in done.stdout, done.stdout)
-    done = must(tune(FOLDER / "audit", "--shapes", SHAPES, "--rigor", "audit", "--time-limit", 2))
+    done = must(tune(FOLDER / "audit", "--shapes", SHAPES, "--rigor", "audit"))
     expect("an audit names two gains", done.stdout.splitlines()[1].count(" x") == 2, done.stdout)
+    done = must(tune(FOLDER / "no-time", "--shapes", SHAPES, "--time-limit", 0))
+    expect("no time: nothing is run", " ms" not in done.stdout, done.stdout)
 
 
 def plans_a_model():
