@@ -57,7 +57,9 @@ static const struct option_table TABLE = {
              "  at test only             lodrop-train --method lora, lodrop-eval --ensemble 4\n"
              "                           --drop lora_a:column:0.5 --drop lora_b:column:0.5\n"
              "DROPOUT is lora_a:column:P[:COMPENSATION[:LAYERS]][@MODULES] or the same of lora_b; COMPENSATION is\n"
-             "none, or inverted: what is kept is divided by 1 - P; MODULES is a pattern of names like *_proj.\n\n"
+             "none, or inverted: what is kept is divided by 1 - P; MODULES is a pattern of names like *_proj. What\n"
+             "an adapter was trained with and not compensated for stays in it as its mean, whatever drops here: the\n"
+             "ensemble of such an adapter varies around the adapter itself, with none as with inverted.\n\n"
              "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
@@ -68,7 +70,8 @@ struct eval_run {
     struct tokenizer *tokenizer;
     struct dataset data;
     struct adapter_recipe recipe;
-    struct layer_dropouts *dropouts; // [layers], what the adapter was trained with
+    struct layer_dropouts *own;      // [layers], what the adapter was trained with; NULL: the same as
+    struct layer_dropouts *dropouts; // [layers], what acts here
     struct lora lora;
 };
 
@@ -107,17 +110,24 @@ static bool place_dropouts(struct eval_run *r, const struct adapter_config *conf
            dropouts_meet(&r->recipe.dropouts, &config->layers, frame.layers, file, f);
 }
 
+static bool place_own(struct eval_run *r, const struct adapter_config *config, const char *file, fault *f) {
+    const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
+    return dropouts_place(&r->own, &frame, &r->recipe.dropouts, 0, f);
+}
+
 static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {
     const char *folder = o->adapter;
     struct lora_options options = {.leaves = 1, .domain = LOD_DOMAIN_EVAL, .instances = (size_t)o->ensemble};
     char path[FILE_PATH_MAX];
     if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
         !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
+        (o->drop.count && !place_own(r, &options.config, path, f)) ||
         (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f)) ||
         !place_dropouts(r, &options.config, o, o->drop.count ? TABLE.program : path, f)) {
         return false;
     }
     options.dropouts = r->dropouts;
+    options.own = r->own;
     return lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
 }
 
@@ -197,6 +207,7 @@ int main(int argc, char **argv) {
     tokenizer_free(r.tokenizer);
     lora_free(&r.lora);
     free(r.dropouts);
+    free(r.own);
     model_free(&r.model);
     if (!done) {
         fprintf(stderr, "%s\n", f.text);

@@ -103,7 +103,7 @@ static lod_lowrank_args linear_args(struct llama *l, const struct llama_batch *b
     if (m) {
         bool drops = l->limits.mode > LLAMA_FORWARD;
         args.rank = l->lora->rank;
-        args.scale = l->lora->scale * (drops ? 1 : m->mean);
+        args.scale = l->lora->scale * (drops ? m->strength : m->mean);
         args.a = m->la;
         args.bt = m->bt;
         args.u = l->layers[layer].u[i];

@@ -22,17 +22,33 @@ static double kept(const lod_dropout *d) {
     return d->compensation == LOD_COMPENSATION_NONE ? dropout_kept(d->p) : 1;
 }
 
+// A mask in place of one that was not made up for: what it keeps stands for the mean of that one.
+static void keep_mean(struct lora_module *m, lod_dropout *mask, const lod_dropout *own) {
+    const double mean = kept(own);
+    m->strength *= mean;
+    if (mean < 1 && mask->p > 0) {
+        mask->compensation = LOD_COMPENSATION_INVERTED;
+    }
+}
+
 // The layer's dropouts of adapters, at the sites of the module.
 static bool place_dropouts(struct lora_module *m, const struct lora_options *o, fault *f) {
-    m->mean = 1;
+    m->mean = m->strength = 1;
     if (!o->dropouts) {
         return true;
     }
     const struct layer_dropouts *d = &o->dropouts[m->layer];
     m->mean = kept(&d->lora_a[m->module]) * kept(&d->lora_b[m->module]);
-    return place_at(&m->dropout, d->lora_input, LOD_DOMAIN_TRAIN, LOD_POSITION_LORA_INPUT, m, f) &&
-           place_at(&m->lora_a, d->lora_a, o->domain, LOD_POSITION_LORA_A, m, f) &&
-           place_at(&m->lora_b, d->lora_b, o->domain, LOD_POSITION_LORA_B, m, f);
+    if (!place_at(&m->dropout, d->lora_input, LOD_DOMAIN_TRAIN, LOD_POSITION_LORA_INPUT, m, f) ||
+        !place_at(&m->lora_a, d->lora_a, o->domain, LOD_POSITION_LORA_A, m, f) ||
+        !place_at(&m->lora_b, d->lora_b, o->domain, LOD_POSITION_LORA_B, m, f)) {
+        return false;
+    }
+    if (o->own) {
+        keep_mean(m, &m->lora_a, &o->own[m->layer].lora_a[m->module]);
+        keep_mean(m, &m->lora_b, &o->own[m->layer].lora_b[m->module]);
+    }
+    return true;
 }
 
 // modules: set of those with adapters in that layer.

@@ -20,6 +20,7 @@ struct lora_module {
     lod_dropout dropout;        // on the input, in training
     lod_dropout lora_a, lora_b; // on columns of A and rows of B
     double mean;                // what the adapter is multiplied by where it stands for all of these masks
+    double strength;            // and where such masks act: 1, unless they stand for others that it was trained with
 };
 
 struct lora {
@@ -48,6 +49,7 @@ enum lora_use { LORA_INFERENCE, LORA_TRAINING };
 struct lora_options {
     struct adapter_config config;          // rank, alpha, rslora, modules
     const struct layer_dropouts *dropouts; // [layers]; NULL: none
+    const struct layer_dropouts *own;      // [layers] those it was trained with, where these are others; NULL: these
     lod_domain domain;                     // of masks on A and B
     size_t instances;                      // 0: one
     bool diagonal;                         // with L, to be trained

@@ -144,6 +144,18 @@ def test_ensemble_with_another_rate(context):
     return check(context, case, adapter, dropped, drop=["lora_b:column:0.6:inverted"])
 
 
+def test_ensemble_keeps_the_mean(context):
+    """Of an adapter trained without compensation: what drops in place of its own masks, or in a part of it, varies
+    around it."""
+    case = random_case(context)
+    adapter, _ = trained(context, case, drop=drops(0.3, "none"))
+    for dropped, texts in [([Dropped("lora_a", "column", "none", 0.5)], ["lora_a:column:0.5"]),
+                           (matrices(0.6, "inverted"), drops(0.6, "inverted")),
+                           (matrices(0.2, layers=[0]), drops(0.2, "none", ":0"))]:
+        detail = check(context, case, adapter, dropped, instances=3, drop=texts)
+    return detail
+
+
 def test_ensemble_of_stories260k(context):
     model, stories = context.shared(MODEL), [story[:300] for story in first_stories(context, 4)]
     data, examples = text_examples(context, model, stories, 96)
