@@ -415,10 +415,12 @@ bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_te
 
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f) {
-    char path[FILE_PATH_MAX];
-    return file_make_folders(folder, f) && write_config(folder, config, tensors, count, f) &&
-           write_recipe(folder, recipe, f) && file_path(path, folder, TENSOR_FILE, f) &&
-           adapter_write_tensors(path, config->r, tensors, count, NULL, 0, f);
+    char path[FILE_PATH_MAX], fresh[FILE_PATH_MAX];
+    return file_make_folders(folder, f) && file_path(path, folder, TENSOR_FILE, f) &&
+           file_path(fresh, folder, TENSOR_FILE ".new", f) &&
+           adapter_write_tensors(fresh, config->r, tensors, count, NULL, 0, f) && file_remove(path, f) &&
+           write_config(folder, config, tensors, count, f) && write_recipe(folder, recipe, f) &&
+           file_rename(fresh, path, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

@@ -192,6 +192,15 @@ static bool sync_folder_of(const char *path, fault *f) {
     return done || fault_system(f, folder, "cannot write", error);
 }
 
+bool file_rename(const char *from, const char *to, fault *f) {
+    return rename(from, to) == 0 ? sync_folder_of(to, f) : fault_system(f, to, "cannot write", errno);
+}
+
+bool file_remove(const char *path, fault *f) {
+    return unlink(path) == 0 ? sync_folder_of(path, f)
+                             : errno == ENOENT || fault_system(f, path, "cannot remove", errno);
+}
+
 bool file_commit(struct file_writer *w, fault *f) {
     bool written = write_out(w, w->buffer, w->filled, f);
     if (written && fsync(w->descriptor) != 0 && errno != EINVAL) {

@@ -14,6 +14,7 @@ STEPS, KILLING_SECONDS = 12, 15
 KEEPING_BEST = ["--eval-steps", 1, "--load-best-model-at-end"]
 OPTIONS = ["--method", "lora-input-dropout", "--target-modules", "all-linear", "--batch-size", 4, "--threads", 1]
 EACH_STEP = ["--save-steps", 1]
+ADAPTER = ["adapter_config.json", "lodrop.json", "adapter_model.safetensors"]
 NO_CHECKPOINT, INTERRUPTED, RESOURCE = "there is none to resume from", 130, 3
 
 
@@ -45,8 +46,7 @@ class Run:
 
     def half_written(self, output):
         """Files of an adapter that have their names but not their contents."""
-        names = ["adapter_config.json", "adapter_model.safetensors", "lodrop.json"]
-        return [name for name in names
+        return [name for name in ADAPTER
                 if (output / name).exists() and (output / name).read_bytes() != (self.peace / name).read_bytes()]
 
     def expect_finished(self, what, output):
@@ -124,29 +124,51 @@ def check_best_is_kept(run):
     run.expect_finished("killed after a best evaluation", output)
 
 
-def check_each_call(run):
-    """Killed at the first call that writes, renames or removes, at the second, ... until a run has no more of them."""
-    tracer = ["strace", "-f", "-o", FOLDER / "trace"]
-    works = shutil.which("strace") and subprocess.run([*tracer, "true"], capture_output=True).returncode == 0
-    if not works:
-        skip("a kill at each call that writes, renames or removes", "strace is not installed or may not trace")
-        return
-    killed = 0
-    for call in ["write", "rename", "renameat", "unlinkat", "rmdir"]:  # not all machines have all of them: hence ?call
+def killed_at(run, calls, *options, before=None):
+    """Runs that are killed at the first of these calls, at the second, ... until a run has no more of them: what each is
+    called and the folder that it leaves. before: what is in the folder when it starts."""
+    for call in calls:  # not all machines have all of them: hence ?call
         for count in range(1, 1000):
             output = FOLDER / f"{call}{count}"
+            if before:
+                shutil.copytree(before, output)
             inject = ["-e", f"trace=?{call}", "-e", f"inject=?{call}:signal=KILL:when={count}"]
-            process = run.start(output, *EACH_STEP, tracer=[*tracer, *inject])
+            process = run.start(output, *options, tracer=[*TRACER, *inject])
             process.communicate()
+            if process.returncode == -signal.SIGKILL:
+                yield f"killed at {call} {count}", output
+            shutil.rmtree(output, ignore_errors=True)
             if process.returncode != -signal.SIGKILL:
                 break
-            half = run.half_written(output)
-            expect(f"killed at {call} {count}: no file is half-written", not half, half)
-            complaint = run.go_on(output)
-            expect(f"killed at {call} {count}: comes to its end", not complaint, complaint)
-            run.expect_finished(f"killed at {call} {count}", output)
-            killed += 1
+
+
+def check_each_call(run):
+    killed = 0
+    for what, output in killed_at(run, ["write", "rename", "renameat", "unlinkat", "rmdir"], *EACH_STEP):
+        half = run.half_written(output)
+        expect(f"{what}: no file is half-written", not half, half)
+        complaint = run.go_on(output)
+        expect(f"{what}: comes to its end", not complaint, complaint)
+        run.expect_finished(what, output)
+        killed += 1
     expect("runs were killed at their calls", killed > 10, killed)
+
+
+def check_other_adapter(run):
+    """In a folder with an adapter of another method: where there are tensors, all files are of one run."""
+    def files(output):
+        return [(output / name).read_bytes() for name in ADAPTER]
+
+    other, left = FOLDER / "other", []
+    must(train(MODEL, DATA, other, "--method", "lora-dropout", "--target-modules", "all-linear", "--max-steps", 1))
+    whole = [files(other), files(run.peace)]
+    for what, output in killed_at(run, ["rename", "renameat", "unlink", "unlinkat", "fsync"], before=other):
+        there = (output / ADAPTER[-1]).exists()
+        found = files(output) if there else None
+        left.append(None if not there else whole.index(found) if found in whole else f"{what}: mixed")
+    mixed = [what for what in left if what not in (0, 1, None)]
+    expect("killed over another adapter: no mixture of both", not mixed, mixed)
+    expect("killed over another adapter: before, amid and after it", {0, 1, None} <= set(left), left)
 
 
 # --- What a kill between any two steps of replacing a checkpoint leaves ---
@@ -251,6 +273,12 @@ check_signal(long, "SIGINT")
 check_signal(long, "SIGTERM")
 check_full_disk(short, mounts)
 check_best_is_kept(long)
-check_each_call(Run(3, *KEEPING_BEST))
+TRACER = ["strace", "-f", "-o", FOLDER / "trace"]
+if shutil.which("strace") and subprocess.run([*TRACER, "true"], capture_output=True).returncode == 0:
+    few = Run(3, *KEEPING_BEST)
+    check_each_call(few)
+    check_other_adapter(few)
+else:
+    skip("a kill at each call that writes, renames or removes", "strace is not installed or may not trace")
 check_random_kills(short, KILLING_SECONDS)
 finish()
