@@ -95,12 +95,13 @@ bool checkpoint_remove(const char *output, fault *f) {
 // --- Contents ---
 
 static bool write_state(const char *folder, const struct checkpoint *c, const struct train_options *options, fault *f) {
-    char path[FILE_PATH_MAX], data[32], held_out[32];
-    snprintf(data, sizeof data, "%016" PRIx64, c->fingerprint);
+    char path[FILE_PATH_MAX], data[32], held_out[32], model[32];
+    snprintf(data, sizeof data, "%016" PRIx64, c->data);
     snprintf(held_out, sizeof held_out, "%016" PRIx64, c->held_out);
-    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:o}", "format", (json_int_t)1, "step", (json_int_t)c->step,
-                             "draw", (json_int_t)c->draw, "data", data, "eval_data", held_out, "options",
-                             options_json(&train_option_table, options));
+    snprintf(model, sizeof model, "%016" PRIx64, c->model);
+    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:o}", "format", (json_int_t)1, "step",
+                             (json_int_t)c->step, "draw", (json_int_t)c->draw, "data", data, "eval_data", held_out,
+                             "model", model, "options", options_json(&train_option_table, options));
     bool done = root ? file_path(path, folder, STATE_FILE, f) && json_write_file(root, path, f)
                      : fault_memory(f, "the checkpoint");
     json_decref(root);
@@ -165,18 +166,20 @@ bool checkpoint_read_state(const char *folder, struct checkpoint *c, fault *f) {
     char path[FILE_PATH_MAX];
     json_t *root;
     int64_t step = 0, draw = 0;
-    const char *data = "", *held_out = "";
+    const char *data = "", *held_out = "", *model = "";
     bool done = read_state_file(&root, path, folder, f);
     struct json_scope s = {.object = root, .file = path};
     done = done && json_get_integer(s, "step", JSON_REQUIRED, 0, INT64_MAX, &step, f) &&
            json_get_integer(s, "draw", JSON_REQUIRED, 0, UINT32_MAX, &draw, f) &&
            json_get_string(s, "data", JSON_REQUIRED, &data, f) &&
-           json_get_string(s, "eval_data", JSON_REQUIRED, &held_out, f);
+           json_get_string(s, "eval_data", JSON_REQUIRED, &held_out, f) &&
+           json_get_string(s, "model", JSON_REQUIRED, &model, f);
     if (done) {
         *c = (struct checkpoint){.step = (uint64_t)step,
                                  .draw = (uint64_t)draw,
-                                 .fingerprint = strtoull(data, NULL, 16),
-                                 .held_out = strtoull(held_out, NULL, 16)};
+                                 .data = strtoull(data, NULL, 16),
+                                 .held_out = strtoull(held_out, NULL, 16),
+                                 .model = strtoull(model, NULL, 16)};
     }
     json_decref(root);
     return done;

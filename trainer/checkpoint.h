@@ -11,10 +11,9 @@
 struct train_options;
 
 struct checkpoint {
-    uint64_t step;        // steps done
-    uint64_t draw;        // example visits done
-    uint64_t fingerprint; // of the training tokens
-    uint64_t held_out;    // of the held-out tokens
+    uint64_t step; // steps done
+    uint64_t draw; // example visits done
+    uint64_t data, held_out, model; // fingerprints
 };
 
 // What is saved beside the checkpoint's own numbers.

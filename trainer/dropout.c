@@ -457,13 +457,22 @@ bool dropouts_meet(const struct dropouts *d, const struct layers *adapted, unsig
     return true;
 }
 
-// The first of `some` that scales what an adapter computes on average and is not among `others`; NULL: none.
-static const struct dropout *scaling(const struct dropouts *some, const struct dropouts *others) {
+static bool scales_adapter(const struct dropout *d) {
+    return d->p > 0 && dropout_is_of_matrix(d) && d->compensation == DROPOUT_NONE;
+}
+
+static bool scales(const struct dropout *d) {
+    return scales_adapter(d) || (d->p > 0 && d->compensation == DROPOUT_INFERENCE);
+}
+
+// The first of `some` that scales what an adapter computes without masks and is not among `others`; NULL: none.
+static const struct dropout *scaling(const struct dropouts *some, const struct dropouts *others,
+                                     bool (*scaled)(const struct dropout *)) {
     for (size_t i = 0; i < some->count; i++) {
         const struct dropout *d = &some->list[i];
         char text[DROPOUT_TEXT], other[DROPOUT_TEXT];
         dropout_print(text, d);
-        bool found = !dropout_is_of_matrix(d) || d->compensation != DROPOUT_NONE || d->p == 0;
+        bool found = !scaled(d);
         for (size_t j = 0; j < others->count && !found; j++) {
             dropout_print(other, &others->list[j]);
             found = strcmp(text, other) == 0;
@@ -477,7 +486,7 @@ static const struct dropout *scaling(const struct dropouts *some, const struct d
 
 bool dropouts_continue(const struct dropouts *now, const struct dropouts *before, const char *from, fault *f) {
     char text[DROPOUT_TEXT];
-    const struct dropout *lost = scaling(before, now), *added = scaling(now, before);
+    const struct dropout *lost = scaling(before, now, scales), *added = scaling(now, before, scales_adapter);
     if (lost) {
         dropout_print(text, lost);
         return fault_set(f, FAULT_INPUT, from, "dropouts",

@@ -7,23 +7,11 @@
 
 #include "config.h"
 #include "file.h"
+#include "fingerprint.h"
 #include "train.h"
 #include "wisdom.h"
 
 // --- Data ---
-
-// FNV-1a over all tokens and the places of targets: a checkpoint goes on with the same data only.
-static uint64_t fingerprint_of(const struct dataset *data) {
-    uint64_t hash = 0xcbf29ce484222325;
-    for (size_t i = 0; i < data->count; i++) {
-        const struct example *e = &data->examples[i];
-        for (size_t t = 0; t < e->count + 2; t++) {
-            uint64_t value = t < e->count ? e->tokens[t] : t == e->count ? e->count : e->first_target;
-            hash = (hash ^ value) * 0x100000001b3;
-        }
-    }
-    return hash;
-}
 
 static bool read_tokens(struct training *t, const struct tokenizer *tokenizer, fault *f) {
     const struct train_options *o = t->options;
@@ -44,8 +32,8 @@ static bool read_data(struct training *t, fault *f) {
     if (!done) {
         return false;
     }
-    t->fingerprint = fingerprint_of(&t->data);
-    t->held_out_fingerprint = fingerprint_of(&t->held_out);
+    t->of_data = fingerprint_of_data(&t->data);
+    t->of_held_out = fingerprint_of_data(&t->held_out);
     return true;
 }
 
@@ -170,7 +158,11 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
     if (!check_dropouts(t, checkpoint, f) || !checkpoint_read_state(checkpoint, &c, f)) {
         return false;
     }
-    if (c.fingerprint != t->fingerprint) {
+    if (c.model != fingerprint_of_model(&t->model)) {
+        return fault_set(f, FAULT_INPUT, t->options->model, NULL,
+                         "its weights or settings are not those of the model that %s was trained on", checkpoint);
+    }
+    if (c.data != t->of_data) {
         return fault_set(f, FAULT_INPUT, t->options->data, NULL, "its tokens are not those that %s was trained on",
                          checkpoint);
     }
@@ -181,7 +173,7 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
     for (size_t i = 0; i < t->history.count; i++) {
         selection_look(&t->best, &t->rule, &t->history.list[i]);
     }
-    if (t->best.step && c.held_out != t->held_out_fingerprint) {
+    if (t->best.step && c.held_out != t->of_held_out) {
         return fault_set(f, FAULT_INPUT, t->options->eval_data, NULL,
                          "its tokens are not those that %s was evaluated on", checkpoint);
     }

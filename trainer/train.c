@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "fingerprint.h"
 #include "library.h"
 
 static const double BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
@@ -17,11 +18,17 @@ struct visit {
     size_t tokens, targets;
 };
 
+static uint64_t first_draw(const struct training *t, uint64_t step) {
+    uint64_t per_step = (uint64_t)(t->options->batch_size * t->options->grad_accum);
+    return step / t->steps_per_epoch * t->data.count + step % t->steps_per_epoch * per_step;
+}
+
+// The order of its epoch must stand.
 static struct visit visit_of(const struct training *t, uint64_t step) {
     size_t count = t->data.count, per_step = (size_t)(t->options->batch_size * t->options->grad_accum);
     struct visit v = {.first = (size_t)(step % t->steps_per_epoch) * per_step};
     v.end = v.first + per_step < count ? v.first + per_step : count;
-    v.draw = step / t->steps_per_epoch * count + v.first;
+    v.draw = first_draw(t, step);
     for (size_t i = v.first; i < v.end; i++) {
         const struct example *e = &t->data.examples[t->order[i]];
         v.tokens += e->count;
@@ -164,11 +171,11 @@ static bool step(struct training *t, const lod_plan *plan, struct step_metrics *
 // --- What follows a step ---
 
 static bool save(struct training *t, fault *f) {
-    struct visit next = visit_of(t, t->step);
     struct checkpoint c = {.step = t->step,
-                           .draw = next.draw,
-                           .fingerprint = t->fingerprint,
-                           .held_out = t->held_out_fingerprint};
+                           .draw = first_draw(t, t->step),
+                           .data = t->of_data,
+                           .held_out = t->of_held_out,
+                           .model = fingerprint_of_model(&t->model)};
     struct checkpoint_parts parts = {.options = t->options,
                                      .config = &t->config,
                                      .recipe = &t->recipe,
@@ -268,6 +275,9 @@ static bool loop(struct training *t, const lod_plan *plan, enum training_end *en
     while (!has_ended(t) && *end == TRAINING_DONE) {
         if (t->step >= stop) {
             *end = TRAINING_STOPPED;
+            if (t->step == t->report.first_step) {
+                return true; // the checkpoint that it came from stands
+            }
         } else if (!one_step(t, plan, f)) {
             return false;
         } else if (interrupted && !has_ended(t)) {

@@ -492,10 +492,16 @@ static double input_rate(const struct dropouts *d, unsigned modules) {
     return 0;
 }
 
+// From is a checkpoint of this run, or --adapter.
+static bool is_adapter(const struct train_options *o, const char *from) {
+    return *from && strcmp(from, o->adapter) == 0;
+}
+
 // A checkpoint holds P, L and Q apart; an adapter does not.
-static bool check_continued(const struct adapter_recipe *recipe, const struct train_options *o, fault *f) {
+static bool check_continued(const struct adapter_recipe *recipe, const struct train_options *o, const char *from,
+                            fault *f) {
     bool split = recipe->diagonal || strcmp(o->form, "lora") != 0;
-    return o->resume || !split ||
+    return !is_adapter(o, from) || !split ||
            fault_set(f, FAULT_INPUT, o->adapter, "form", "the form of adalora goes on from a checkpoint only, not from "
                                                         "an adapter, which has the product of L and Q");
 }
@@ -508,7 +514,7 @@ static bool read_adapter(struct adapter_config *config, struct adapter_recipe *b
     return adapter_modules_parse(o->target_modules, &config->modules, "lodrop-train", "--target-modules", f) &&
            (!*o->layers_to_transform || layers_parse(&config->layers, o->layers_to_transform, "lodrop-train",
                                                      "--layers-to-transform", f)) &&
-           (!*from || (adapter_read(config, before, from, f) && check_continued(before, o, f)));
+           (!*from || (adapter_read(config, before, from, f) && check_continued(before, o, from, f)));
 }
 
 // P, L and Q.
@@ -551,7 +557,7 @@ bool train_options_adapter(struct adapter_config *config, struct adapter_recipe 
     const struct dropout_frame frame = {MODEL_MAX_LAYERS, config->modules, "lodrop-train"};
     if (!list_dropouts(&recipe->dropouts, o, method, f) ||
         !dropouts_fit(&recipe->dropouts, &frame, f) ||
-        (*from && !o->resume && !dropouts_continue(&recipe->dropouts, &before.dropouts, from, f))) {
+        (is_adapter(o, from) && !dropouts_continue(&recipe->dropouts, &before.dropouts, from, f))) {
         return false;
     }
     recipe->consistency = (struct consistency){.weight = o->consistency_weight};

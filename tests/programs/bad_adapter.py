@@ -88,6 +88,11 @@ def check_ensembles(numbers):
     expect_refusal("ensemble in a layer without adapters", done, ["--drop", "none of its layers has adapters"])
     done = train(case.model, case.data, case.folder / "again", *one, "--method", "lora-dropout")
     expect_refusal("an adapter that new masks would scale", done, ["--method", "scales what --adapter computes"])
+    must(train(case.model, case.data, case.folder / "classic", "--method", "dropout", "--max-steps", 1))
+    classic = ["--adapter", case.folder / "classic"]
+    done = train(case.model, case.data, case.folder / "again", *classic)
+    expect_refusal("an adapter in a model that was scaled", done, ["hidden:element:0.1:inference", "scales what it"])
+    must(train(case.model, case.data, case.folder / "again", *classic, "--method", "dropout", "--max-steps", 1))
     (case.output / "lodrop.json").unlink()
     config = case.output / "adapter_config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "alpha_pattern": {"q_proj": 4}}))

@@ -376,7 +376,14 @@ def check_resume(numbers):
     expect_refusal("--resume with other data", resume(case.output, "--data", other), ["other.jsonl", "tokens"])
     done = resume(case.output, "--eval-data", other)
     expect_refusal("--resume with other held-out data", done, ["other.jsonl", "tokens", "evaluated"])
+    for name, change in [("of other weights", lambda model: write_model(model, seed=2)),
+                         ("with other angles", lambda model: write_model(model, rope_theta=5000.0))]:
+        other = change(case.folder / name.replace(" ", "-"))
+        expect_refusal(f"--resume with a model {name}", resume(case.output, "--model", other),
+                       [str(other), "weights or settings"])
     expect("a refused --resume changes nothing", snapshot(case.output) == before)
+    must(resume(case.output, "--stop-after", 1))
+    expect("a --resume that has nothing to do changes nothing", snapshot(case.output) == before)
     state = json.loads((case.output / "checkpoint" / "state.json").read_text())
 
     def with_option(**changes):
@@ -404,6 +411,16 @@ def check_resume(numbers):
         expect(f"checkpoint with a broken {name}: nothing is finished", not (damaged / "summary.json").exists())
         shutil.rmtree(damaged)
     expect("what was refused can still be resumed", resume(case.output).returncode == 0)
+
+
+def check_resume_of_choices(numbers):
+    """The wrong choices count, too, where the best accuracy decides."""
+    case = Case(next(numbers))
+    held_out = write_choices(case.folder / "choices.jsonl", count=5)
+    must(case.train("--stop-after", 1, "--eval-data", held_out, "--eval-steps", 1, "--load-best-model-at-end",
+                    "--metric-for-best-model", "accuracy"))
+    held_out.write_text(held_out.read_text().replace(" perhaps", " per"))
+    expect_refusal("--resume with another wrong choice", resume(case.output), ["choices.jsonl", "tokens", "evaluated"])
 
 
 def snapshot(folder):
@@ -474,6 +491,7 @@ check_required(numbers)
 check_isas(numbers)
 check_models_own(numbers)
 check_resume(numbers)
+check_resume_of_choices(numbers)
 check_places(numbers, mounts)
 check_full_output(numbers)
 finish()

@@ -231,9 +231,9 @@ def _shapes(config):
     return shapes
 
 
-def write_model(folder, **more):
+def write_model(folder, seed=1, **more):
     """A Hugging Face folder of a Llama that has learnt nothing; more: of its config.json."""
-    rng = random.Random(1)
+    rng = random.Random(seed)
     config = {**CONFIG, "vocab_size": len(PIECES), **more}
     folder.mkdir()
     header, data = {}, array.array("f")

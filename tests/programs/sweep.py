@@ -234,9 +234,9 @@ def check_interrupted(name, number, whole_group):
 
 
 def check_killed():
-    """kill -9 of the sweep: its runs notice, leave a checkpoint, and go on when it does."""
+    """kill -9 of the sweep: its runs notice, leave a checkpoint, and go on when it does: P, L and Q, too."""
     file = write_sweep(FOLDER / "killed.json", vary={"seed": [0]})
-    output, options = FOLDER / "killed", ["--max-steps", 2000]
+    output, options = FOLDER / "killed", ["--max-steps", 2000, "--form", "adalora"]
     process = start(file, output, *options)
     wait_for_steps(process, output, "seed=0")
     process.kill()
