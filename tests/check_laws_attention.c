@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "attention_case.h"
+#include "check_engines.h"
 #include "plan.h"
 
 static const double rate = 0.3;
@@ -68,6 +69,40 @@ CHECK_ONCE(attention_cut_segments, 0xfab6a86a529a8043) {
         attention_outputs whole = attention_case_run(&t, 1, 1), cut = attention_case_run(&t, 4, 1);
         attention_case_same_bits(&t, &cut, &whole);
         attention_case_share(&t, &whole);
+    }
+}
+
+// A plan for many more queries than come has other heads share a packed block of keys: as many as their state allows.
+CHECK_ONCE(attention_roomier_plans, 0) {
+    check_skip_ref();
+    static const size_t queries[] = {3000, 5000}; // not all three heads of a KV head then, but two of them, one
+    for (size_t i = 0; i < ATTENTION_DROPOUTS; i++) {
+        attention_case t;
+        attention_case_make(&t, grouped, i % 2, attention_case_dropout(i, rate));
+        attention_outputs usual = attention_case_run(&t, 1, 1);
+        for (size_t q = 0; q < COUNT(queries); q++) {
+            lod_attention_shape shape = t.shape;
+            lod_plan *plan;
+            shape.queries = shape.keys = queries[q];
+            CHECK_THAT(lod_plan_attention(&shape, 1 + q % 2, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+            attention_outputs other = attention_case_run_on(&t, plan, 1);
+            lod_plan_free(plan);
+            attention_case_same_bits(&t, &other, &usual);
+        }
+    }
+}
+
+CHECK_ONCE(attention_own_parallel_for, 0) {
+    for (size_t i = 0; i < CHECK_ENGINES * ATTENTION_DROPOUTS; i++) {
+        size_t tasks = 0;
+        attention_case t;
+        attention_case_make(&t, grouped, i % 3, attention_case_dropout(i / CHECK_ENGINES, rate));
+        attention_outputs one = attention_case_run(&t, 1, 1);
+        lod_set_parallel_for(check_engines[i % CHECK_ENGINES], &tasks);
+        attention_outputs own = attention_case_run(&t, 3, 1);
+        lod_set_parallel_for(NULL, NULL);
+        CHECK_THAT(tasks > 0);
+        attention_case_same_bits(&t, &own, &one);
     }
 }
 

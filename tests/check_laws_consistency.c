@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "check.h"
+#include "check_engines.h"
 
 typedef struct pair {
     lod_loss_shape shape;
@@ -170,6 +171,23 @@ static void check_pair(lod_loss_shape shape, lod_consistency consistency, bool b
             check_bytes_equal("dh", t.args.dh, first.dh, t.dh_bytes);
         if (t.args.dh2)
             check_bytes_equal("dh2", t.args.dh2, first.dh2, t.dh2_bytes);
+    }
+}
+
+CHECK_ONCE(consistency_own_parallel_for, 0) {
+    for (size_t i = 0; i < CHECK_ENGINES; i++) {
+        size_t tasks = 0;
+        pair t;
+        make_pair(&t, (lod_loss_shape){.n_in = 33, .vocabulary = 200, .tokens = 67}, LOD_CONSISTENCY_KL, false);
+        run(&t, 1, 2);
+        const lod_loss_args one = t.args;
+        lod_set_parallel_for(check_engines[i], &tasks);
+        run(&t, 3, 2);
+        lod_set_parallel_for(NULL, NULL);
+        CHECK_THAT(tasks > 0);
+        check_bytes_equal("divergence", t.args.divergence, one.divergence, t.bytes);
+        check_bytes_equal("dh", t.args.dh, one.dh, t.dh_bytes);
+        check_bytes_equal("dh2", t.args.dh2, one.dh2, t.dh2_bytes);
     }
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "check.h"
+#include "check_engines.h"
 #include "float_environment.h"
 #include "philox.h"
 #include "ref/ref.h"
@@ -410,49 +411,13 @@ CHECK_ONCE(lowrank_16_bit_weights, 0) {
     }
 }
 
-static void reverse_engine(void *context, unsigned threads, size_t tasks, void (*body)(void *, size_t), void *task) {
-    (void)threads;
-    *(size_t *)context += tasks;
-    for (size_t i = tasks; i > 0; i--) {
-        body(task, i - 1);
-    }
-}
-
-typedef struct strand {
-    size_t first, step, tasks;
-    void (*body)(void *, size_t);
-    void *task;
-} strand;
-
-static void *run_strand(void *context) {
-    const strand *s = context;
-    for (size_t i = s->first; i < s->tasks; i += s->step) {
-        s->body(s->task, i);
-    }
-    return NULL;
-}
-
-static void pthread_engine(void *context, unsigned threads, size_t tasks, void (*body)(void *, size_t), void *task) {
-    pthread_t handles[8];
-    strand strands[8];
-    *(size_t *)context += tasks;
-    for (unsigned i = 0; i < threads; i++) {
-        strands[i] = (strand){.first = i, .step = threads, .tasks = tasks, .body = body, .task = task};
-        pthread_create(&handles[i], NULL, run_strand, &strands[i]);
-    }
-    for (unsigned i = 0; i < threads; i++) {
-        pthread_join(handles[i], NULL);
-    }
-}
-
 CHECK_ONCE(lowrank_own_parallel_for, 0) {
-    lod_parallel_for *const engines[] = {reverse_engine, pthread_engine};
     layer l;
     make_layer(&l, large, LOD_F32, 0.1);
     outputs one = run(&l, (manner){0});
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < CHECK_ENGINES; i++) {
         size_t tasks = 0;
-        lod_set_parallel_for(engines[i], &tasks);
+        lod_set_parallel_for(check_engines[i], &tasks);
         outputs own = run(&l, (manner){.threads = 3});
         lod_set_parallel_for(NULL, NULL);
         CHECK_THAT(tasks > 0);

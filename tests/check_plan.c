@@ -36,39 +36,66 @@ static lod_plan taken(lod_plan *plan) {
     return copy;
 }
 
+enum { RESULTS = 4, SEGMENTS = 3 };
+
 typedef struct layer {
     lod_lowrank_shape shape;
     lod_lowrank_args args;
-    float *y, *dx; // of the first choice
+    size_t floats[RESULTS];
+    float *results[RESULTS]; // y, dx, the sums of dA and dB'; of the first choice
 } layer;
+
+static bool compute(const layer *l, const lod_plan *plan, float *const results[RESULTS]) {
+    lod_lowrank_args a = l->args;
+    lod_grad_sum sums[2];
+    void *workspace = aligned_alloc(64, plan->workspace), *memory[2];
+    for (size_t i = 0; i < 2; i++) {
+        memory[i] = malloc(lod_grad_sum_size(l->floats[2 + i], SEGMENTS));
+        lod_grad_sum_init(&sums[i], l->floats[2 + i], SEGMENTS, memory[i]);
+    }
+    a.y = results[0], a.dx = results[1], a.da = &sums[0], a.dbt = &sums[1];
+    bool done = lod_lowrank_forward(plan, &a, workspace, NULL) == LOD_OK &&
+                lod_lowrank_backward(plan, &a, workspace, NULL) == LOD_OK;
+    for (size_t i = 0; i < 2; i++) {
+        lod_grad_sum_finish(&sums[i], results[2 + i]);
+        free(memory[i]);
+    }
+    free(workspace);
+    return done;
+}
 
 // The workspace of a choice is only as large as its plan says, and unreadable beyond.
 static void run_layer(void *context, const lod_plan *plan) {
     layer *l = context;
-    const size_t y_bytes = l->shape.tokens * l->shape.n_out * sizeof(float);
-    const size_t dx_bytes = l->shape.tokens * l->shape.n_in * sizeof(float);
-    lod_lowrank_args a = l->args;
-    void *workspace = aligned_alloc(64, plan->workspace);
-    a.y = malloc(y_bytes), a.dx = malloc(dx_bytes);
-    bool ran = lod_lowrank_forward(plan, &a, workspace, NULL) == LOD_OK &&
-               lod_lowrank_backward(plan, &a, workspace, NULL) == LOD_OK;
-    if (!l->y) memcpy(l->y = check_operand("y", CHECK_OUT, 1, 1, y_bytes, y_bytes, 4), a.y, y_bytes);
-    if (!l->dx) memcpy(l->dx = check_operand("dx", CHECK_OUT, 1, 1, dx_bytes, dx_bytes, 4), a.dx, dx_bytes);
-    bool same = memcmp(a.y, l->y, y_bytes) == 0 && memcmp(a.dx, l->dx, dx_bytes) == 0;
-    free(a.y), free(a.dx), free(workspace);
+    float *results[RESULTS];
     char text[128];
+    for (size_t i = 0; i < RESULTS; i++) results[i] = malloc(l->floats[i] * sizeof(float));
+    bool ran = compute(l, plan, results), same = true;
+    for (size_t i = 0; i < RESULTS; i++) {
+        const size_t bytes = l->floats[i] * sizeof(float);
+        if (!l->results[i]) {
+            memcpy(l->results[i] = check_operand("result", CHECK_OUT, 1, 1, bytes, bytes, 4), results[i], bytes);
+        }
+        same = same && memcmp(results[i], l->results[i], bytes) == 0;
+        free(results[i]);
+    }
     lod_plan_describe(plan, text, sizeof text);
     if (!ran || !same) check_fail("%s: %s", text, ran ? "other bits" : "no run");
 }
 
-static layer make_layer(lod_lowrank_shape shape) {
-    static size_t start[2];
-    static const uint32_t draw[1] = {7};
-    layer l = {.shape = shape};
-    start[1] = shape.tokens;
+// With masks on the input, or of LoRA Dropout with two instances.
+static layer make_layer(lod_lowrank_shape shape, bool matrices) {
+    static size_t start[SEGMENTS + 1];
+    static const uint32_t draw[SEGMENTS] = {7, 8, 9};
+    static const uint8_t instance[SEGMENTS] = {0, 1, 0};
+    const lod_dropout element = {.compensation = LOD_COMPENSATION_INVERTED, .p = 0.25, .seed = 3};
+    const lod_dropout columns = {.pattern = LOD_PATTERN_COLUMN, .p = 0.5, .seed = 3, .draw = 5};
+    layer l = {.shape = shape, .floats = {shape.tokens * shape.n_out, shape.tokens * shape.n_in,
+                                          shape.rank * shape.n_in, shape.rank * shape.n_out}};
+    start[1] = shape.tokens / 3, start[2] = shape.tokens / 2, start[3] = shape.tokens;
     l.args = (lod_lowrank_args){
-        .rows = {.count = 1, .start = start, .draw = draw}, .rank = shape.rank, .scale = 1.5,
-        .dropout = {.compensation = LOD_COMPENSATION_INVERTED, .p = 0.25, .seed = 3},
+        .rows = {.count = SEGMENTS, .start = start, .draw = draw, .instance = matrices ? instance : NULL},
+        .rank = shape.rank, .scale = 1.5, .dropout = matrices ? (lod_dropout){.p = 0} : element,
         .x = check_floats("x", CHECK_IN, shape.tokens, shape.n_in, shape.n_in), .ldx = shape.n_in,
         .w = random_weight(shape.n_in, shape.n_out),
         .a = check_floats("a", CHECK_IN, shape.rank, shape.n_in, shape.n_in),
@@ -76,6 +103,11 @@ static layer make_layer(lod_lowrank_shape shape) {
         .u = check_floats("u", CHECK_OUT, shape.tokens, shape.rank, shape.rank), .ldy = shape.n_out,
         .dy = check_floats("dy", CHECK_IN, shape.tokens, shape.n_out, shape.n_out), .lddy = shape.n_out,
         .lddx = shape.n_in};
+    if (matrices) {
+        l.args.lora_a = l.args.lora_b = columns;
+        CHECK_THAT(lod_site(0, 2, LOD_POSITION_LORA_A, 0, 0, &l.args.lora_a.site, NULL) == LOD_OK);
+        CHECK_THAT(lod_site(0, 2, LOD_POSITION_LORA_B, 0, 0, &l.args.lora_b.site, NULL) == LOD_OK);
+    }
     return l;
 }
 
@@ -83,13 +115,14 @@ CHECK_ONCE(plan_choices_lowrank, 0) {
     check_skip_ref();
     static const lod_lowrank_shape shapes[] = {
         {200, 150, 3, 70}, {75, 300, 2, 3}, {40, 17, 1, 200}, {70000, 20, 1, 33}}; // the last: X copied in two parts
-    for (size_t i = 0; i < COUNT(shapes); i++) {
+    for (size_t i = 0; i < 2 * COUNT(shapes); i++) {
+        const lod_lowrank_shape *shape = &shapes[i / 2];
         for (unsigned threads = 1; threads <= 3; threads += 2) {
-            check_shape("n_in=%zu n_out=%zu tokens=%zu threads=%u", shapes[i].n_in, shapes[i].n_out, shapes[i].tokens,
-                        threads);
+            check_shape("n_in=%zu n_out=%zu tokens=%zu threads=%u %s", shape->n_in, shape->n_out, shape->tokens,
+                        threads, i % 2 ? "LoRA Dropout" : "");
             lod_plan *plan;
-            layer l = make_layer(shapes[i]);
-            CHECK_THAT(lod_plan_lowrank(&shapes[i], threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
+            layer l = make_layer(*shape, i % 2);
+            CHECK_THAT(lod_plan_lowrank(shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
             const lod_plan copy = taken(plan);
             with_choices(&copy, LOD_PART_FORWARD, threads, &l, run_layer);
             with_choices(&copy, LOD_PART_BACKWARD, threads, &l, run_layer);
@@ -100,35 +133,43 @@ CHECK_ONCE(plan_choices_lowrank, 0) {
 typedef struct head {
     lod_loss_shape shape;
     lod_loss_args args;
-    float *loss, *dh; // of the first choice
+    float *results; // loss, divergence, dh, dh2; of the first choice
 } head;
 
 static void run_head(void *context, const lod_plan *plan) {
     head *h = context;
-    const size_t tokens = h->shape.tokens, bytes = tokens * h->shape.n_in * sizeof(float);
+    const size_t tokens = h->shape.tokens, cells = tokens * h->shape.n_in;
+    const size_t bytes = 2 * (tokens + cells) * sizeof(float);
     lod_loss_args a = h->args;
     void *workspace = aligned_alloc(64, plan->workspace);
-    a.loss = malloc(tokens * sizeof(float)), a.dh = malloc(bytes);
+    float *results = calloc(1, bytes);
+    a.loss = results, a.divergence = results + tokens, a.dh = results + 2 * tokens;
+    a.dh2 = h->shape.consistency ? a.dh + cells : NULL;
     bool ran = lod_loss(plan, &a, workspace, NULL) == LOD_OK;
-    if (!h->dh) memcpy(h->dh = check_operand("dh", CHECK_OUT, 1, 1, bytes, bytes, 4), a.dh, bytes);
-    if (!h->loss) memcpy(h->loss = check_floats("loss", CHECK_OUT, 1, tokens, tokens), a.loss, tokens * sizeof(float));
-    bool same = memcmp(a.dh, h->dh, bytes) == 0 && memcmp(a.loss, h->loss, tokens * sizeof(float)) == 0;
-    free(a.loss), free(a.dh), free(workspace);
+    if (!h->results) memcpy(h->results = check_operand("results", CHECK_OUT, 1, 1, bytes, bytes, 4), results, bytes);
+    bool same = memcmp(results, h->results, bytes) == 0;
+    free(results), free(workspace);
     if (!ran || !same) check_fail(ran ? "other bits" : "no run");
 }
 
 CHECK_ONCE(plan_choices_loss, 0) {
     check_skip_ref();
-    static const lod_loss_shape shape = {.n_in = 150, .vocabulary = 500, .tokens = 90};
     uint32_t target[90];
-    for (unsigned threads = 1; threads <= 3; threads += 2) {
-        check_shape("threads=%u", threads);
+    for (unsigned i = 0; i < 4; i++) {
+        const lod_loss_shape shape = {.n_in = 150, .vocabulary = 500, .tokens = 90, .consistency = i % 2};
+        const unsigned threads = 1 + i / 2 * 2;
+        check_shape("threads=%u%s", threads, shape.consistency ? " two branches" : "");
         lod_plan *plan;
         head h = {.shape = shape};
-        for (size_t i = 0; i < shape.tokens; i++) target[i] = (uint32_t)check_below(shape.vocabulary);
+        for (size_t t = 0; t < shape.tokens; t++) target[t] = (uint32_t)check_below(shape.vocabulary);
         h.args = (lod_loss_args){.tokens = shape.tokens, .ldh = shape.n_in, .target = target, .lddh = shape.n_in};
         h.args.h = check_floats("h", CHECK_IN, shape.tokens, shape.n_in, shape.n_in);
         h.args.w = random_weight(shape.n_in, shape.vocabulary);
+        if (shape.consistency) {
+            h.args.consistency = LOD_CONSISTENCY_KL, h.args.weight = 0.5;
+            h.args.h2 = check_floats("h2", CHECK_IN, shape.tokens, shape.n_in, shape.n_in);
+            h.args.ldh2 = h.args.lddh2 = shape.n_in;
+        }
         CHECK_THAT(lod_plan_loss(&shape, threads, LOD_ESTIMATE, &plan, NULL) == LOD_OK);
         const lod_plan copy = taken(plan);
         with_choices(&copy, LOD_PART_FORWARD, 4, &h, run_head);

@@ -2,7 +2,8 @@
 # Wide instructions stay in the object libraries of their instruction set (x86-64): folders *_avx512.dir may use
 # everything, *_avx2.dir no zmm, opmask or register above 15, all others nothing that is VEX- or EVEX-encoded. And the
 # object libraries of an instruction set define no symbol but variants of their own: a shared inline function that got
-# out of line there could be the copy that other code is linked with. Tests may do as they like.
+# out of line there could be the copy that other code is linked with. Nor do they call what kernels may not. Tests may do
+# as they like.
 #
 #     registers.sh BUILD MACHINE
 build=$1
@@ -35,11 +36,21 @@ check_symbols() { # OBJECT FOLDER
             grep -vE "^T lod_[a-z0-9_]+__$isa(_[0-9]+x[0-9]+)?$")"
 }
 
+# A kernel allocates nothing, takes no lock, prints nothing and asks nobody: it copies, and it calls SLEEF.
+check_calls() { # OBJECT FOLDER
+    expect_none "$2: $(basename "$1") calls what a kernel may not" \
+        "$(nm --undefined-only "$1" | awk '{print $2}' |
+            grep -vE '^(mem(cpy|set|move)|Sleef_[a-z0-9_]+|_GLOBAL_OFFSET_TABLE_|__stack_chk_fail|)$')"
+}
+
 for object in $objects; do
     folder=$(basename "$(sed -E 's|\.dir/.*||' <<<"$object")")
     [ "$machine" != x86_64 ] || check_x86 "$object" "$folder"
     case $folder in
-    lod_avx2 | lod_avx512 | lod_neon) check_symbols "$object" "$folder" ;;
+    lod_avx2 | lod_avx512 | lod_neon)
+        check_symbols "$object" "$folder"
+        check_calls "$object" "$folder"
+        ;;
     esac
 done
 [ "$machine" = x86_64 ] || skip "registers" "the check knows x86-64, the build is for $machine"
