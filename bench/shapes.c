@@ -1,4 +1,5 @@
 // Shapes to measure, from a text file.
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,8 +37,8 @@ static bool parse_rowwise(const char *line, bench_rowwise_shape *s) {
 static void *grow(void *list, size_t count, size_t size) {
     void *longer = realloc(list, (count + 1) * size);
     if (!longer) {
-        fputs("lodrop-bench: no memory for shapes\n", stderr);
-        exit(1);
+        fputs("no memory for the list of shapes\n", stderr);
+        exit(3);
     }
     return longer;
 }
@@ -69,7 +70,7 @@ static const char *add(bench_shapes *s, const char *line) {
 bench_shapes bench_read_shapes(const char *path) {
     FILE *file = fopen(path, "r");
     if (!file) {
-        fprintf(stderr, "%s: cannot be read\n", path);
+        fprintf(stderr, "%s: cannot be read: %s\n", path, strerror(errno));
         exit(1);
     }
     bench_shapes shapes = {0};

@@ -375,6 +375,10 @@ bool dropout_method_find(const struct dropout_method **method, const char *name,
     return fault_set(f, FAULT_INPUT, "lodrop-train", "--method", "'%s' is not one of %s", name, list);
 }
 
+bool dropout_method_is_of_input(const struct dropout_method *method) {
+    return method->count && method->list[0].position == DROPOUT_LORA_INPUT;
+}
+
 // --- What layers draw ---
 
 static bool covers(const struct dropout *d, unsigned layer, unsigned layers) {

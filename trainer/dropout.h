@@ -94,6 +94,7 @@ struct dropout_method {
 };
 
 bool dropout_method_find(const struct dropout_method **method, const char *name, fault *f);
+bool dropout_method_is_of_input(const struct dropout_method *method);
 
 // --- What a model's layers draw ---
 

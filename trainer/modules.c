@@ -42,7 +42,8 @@ bool adapter_modules_parse(const char *list, unsigned *set, const char *program,
     for (const char *name = list;;) {
         size_t length = strcspn(name, ",");
         if (!adapter_modules_add(set, name, length)) {
-            return fault_set(f, FAULT_INPUT, program, option, "unknown module \"%.*s\": must be all-linear or some of %s",
+            return fault_set(f, FAULT_INPUT, program, option,
+                             "unknown module \"%.*s\": must be all-linear or some of %s",
                              (int)(length < 100 ? length : 100), name,
                              adapter_modules_print(known, ADAPTER_ALL_MODULES));
         }

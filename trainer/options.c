@@ -11,9 +11,19 @@ static void *place(const struct option *o, void *values) {
     return (char *)values + o->offset;
 }
 
+// The name with its dashes or, as JSON and PyTorch's programs have them, underscores.
+static bool is_spelled(const char *name, const char *word, size_t length) {
+    for (size_t i = 0; i < length; i++) {
+        if (word[i] != name[i] && !(word[i] == '_' && name[i] == '-')) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static const struct option *find(const struct option_table *table, const char *name, size_t length) {
     for (size_t i = 0; i < table->count; i++) {
-        if (strlen(table->list[i].name) == length && memcmp(table->list[i].name, name, length) == 0) {
+        if (strlen(table->list[i].name) == length && is_spelled(table->list[i].name, name, length)) {
             return &table->list[i];
         }
     }

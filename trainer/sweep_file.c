@@ -126,7 +126,11 @@ static bool is_of_sweep(const char *name) {
 static bool find_option(const struct option **o, struct json_scope scope, const char *name, fault *f) {
     *o = option_find(&train_option_table, name);
     if (!*o) {
-        return json_fault(scope, name, f, "no such option: lodrop-train --help lists them, here without dashes");
+        return json_fault(scope, name, f,
+                          "no such option: lodrop-train --help lists them, here without dashes in front");
+    }
+    if (strcmp((*o)->name, name) != 0) {
+        return json_fault(scope, name, f, "is spelled %s here", (*o)->name);
     }
     return !is_of_sweep(name) || json_fault(scope, name, f, "cannot be an option of a single run");
 }

@@ -458,6 +458,8 @@ def check_all_are_known():
         done = train(MODEL, DATA, FOLDER / "unknown", *options)
         expect(f"{say(options)}: all are in the tables", done.stderr.endswith(f" one of {', '.join(names)}\n"),
                done.stderr)
+    dashes, underscores = configuration("--lora-r", 4, "--use-rslora"), configuration("--lora_r=4", "--use_rslora")
+    expect("options may be spelled with underscores", dashes == underscores, changes(dashes, underscores))
 
 
 def check_empty_words():

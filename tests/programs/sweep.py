@@ -296,6 +296,7 @@ REFUSED = [  # what, the file, words of the message, more options
     ("an unknown option in base", {"base": {"rank": 1}, "runs": NAMED}, ["bad-sweep.json: base.rank: no such option"]),
     ("an unknown option in a run", {"runs": [{"name": "a", "rank": 1}]}, ["bad-sweep.json: runs[0].rank: no such"]),
     ("dashes", {"vary": {"--lora-r": [1]}}, ["vary.--lora-r", "without dashes"]),
+    ("underscores", {"vary": {"lora_r": [1]}}, ["vary.lora_r: is spelled lora-r here"]),
     ("an option of the whole", {"vary": {"output": ["a"]}}, ["vary.output", "single run"]),
     ("a sweep in a sweep", {"base": {"sweep": "a"}, "runs": NAMED}, ["base.sweep", "single run"]),
     ("no list", {"vary": {"seed": 1}}, ["vary.seed", "must be a list"]),
