@@ -1,13 +1,13 @@
 /// lodrop: fused low-rank (LoRA) layers with dropout, and what a transformer needs around them, on CPUs.
 ///
 /// Conventions. Matrices are row-major [rows][columns] float32 with a leading dimension in elements. A batch is a
-/// concatenation of segments (lod_rows); there is no padding. Every call that can fail returns a lod_status and can fill
-/// a lod_error (err may be NULL); LOD_BAD_ARGUMENT names an argument out of range in its field. The library
-/// never prints, exits or sets errno. It allocates in lod_plan_*, lod_wisdom_* and lod_default_threads, and for its pool
-/// of threads at the first parallel call (LODROP_ISA=ref, which is for tests, allocates everywhere and aborts without
-/// memory). Plans are immutable and may be shared between threads; forward and
-/// backward calls are reentrant as long as their workspaces differ. Results are the same bits on AVX2, AVX-512 and
-/// NEON, for every number of threads and every plan.
+/// concatenation of segments (lod_rows); there is no padding. Every call that can fail returns a lod_status and can
+/// fill a lod_error (err may be NULL); LOD_BAD_ARGUMENT names an argument out of range in its field. The library never
+/// prints, exits or sets errno. It allocates in lod_plan_*, lod_wisdom_* and lod_default_threads, and for its pool of
+/// threads at the first parallel call (LODROP_ISA=ref, which is for tests, allocates everywhere and aborts without
+/// memory). Plans are immutable and may be shared between threads; forward and backward calls are reentrant as long as
+/// their workspaces differ. Results are the same bits on AVX2, AVX-512 and NEON, for every number of threads and every
+/// plan.
 #ifndef LODROP_H
 #define LODROP_H
 
@@ -427,9 +427,9 @@ typedef struct lod_rope_args {
 
 LOD_API lod_status lod_rope(const lod_plan *plan, const lod_rope_args *args, lod_error *err);
 
-/// Fills both tables [positions][head_dim / 2], head_dim even, for positions 0 .. positions-1: angle = position * theta^(-2 i / head_dim), where exponent,
-/// frequency and angle are rounded to float32, as most models were trained. The functions are SLEEF's reproducible ones
-/// in double, so that every machine has the same tables.
+/// Fills both tables [positions][head_dim / 2], head_dim even, for positions 0 .. positions-1: angle = position *
+/// theta^(-2 i / head_dim), where exponent, frequency and angle are rounded to float32, as most models were trained.
+/// The functions are SLEEF's reproducible ones in double, so that every machine has the same tables.
 LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine);
 
 /// SwiGLU (arXiv 2002.05202): y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). backward: dgate and dup from dy.
