@@ -24,21 +24,17 @@ static inline size_t lod_ahead_lines(const lod_ahead *a) {
 
 // Asks for the next lines, into the second cache.
 static inline void lod_ahead_ask(lod_ahead *a, size_t lines) {
-    for (; lines && a->count; lines--) {
-        __builtin_prefetch(a->piece, 0, 2);
-        a->piece += LOD_LINE;
-        if (a->piece >= a->end) {
+    while (lines && a->count) {
+        const char *stop = a->piece + lines * LOD_LINE, *end = stop < a->end ? stop : a->end;
+        const char *line = a->piece;
+        for (; line < end; line += LOD_LINE) __builtin_prefetch(line, 0, 2);
+        lines -= (size_t)(line - a->piece) / LOD_LINE;
+        a->piece = line;
+        if (line >= a->end) {
             a->end += a->stride;
             a->piece = a->end - a->bytes;
             a->count--;
         }
-    }
-}
-
-// Asks for rows that are about to be written, into the first.
-static inline void lod_ahead_rows(const float *first, size_t rows, size_t ld, size_t columns) {
-    for (size_t i = 0; i < rows; i++) {
-        for (size_t j = 0; j < columns; j += LOD_LINE / sizeof(float)) __builtin_prefetch(first + i * ld + j, 1, 3);
     }
 }
 

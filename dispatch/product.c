@@ -137,7 +137,7 @@ static lod_ahead strip_ahead(const block *b, size_t column, size_t k0, size_t k)
                         p->n_out * row);
 }
 
-// One strip's tiles; with each of them, a share of what comes next is asked for, and the next rows of the result.
+// One strip's tiles; with each of them, a share of what comes next is asked for.
 static void run_strip(const block *b, size_t column, size_t k0, size_t k, lod_ahead *next_w, lod_ahead *next_x,
                       size_t x_lines) {
     const grid *g = b->grid;
@@ -156,18 +156,22 @@ static void run_strip(const block *b, size_t column, size_t k0, size_t k, lod_ah
         const float *from = first ? c : sums + j;
         float *to = last ? c : sums + j;
         const size_t ldfrom = first ? p->ldc : g->strip, ldto = last ? p->ldc : g->strip;
+        lod_lowrank_tile_args a = {
+            .n = n, .k = k, .r = p->r, .x = x, .ldx = ldx, .w = w + j, .ldpanel = ldpanel,
+            .u = p->r ? p->u + b->tokens.begin * p->r : NULL, .ldu = p->r, .b = p->r ? p->b + column + j : NULL,
+            .ldb = width_of(p), .keep = p->keep ? p->keep + b->tokens.begin * p->ldkeep : NULL,
+            .ldkeep = p->ldkeep, .keep_col = column + j, .inv = p->inv, .first = k0 == 0, .from = from,
+            .ldfrom = ldfrom, .c = to, .ldc = ldto};
         for (size_t t = 0; t < tokens; t += mr) {
-            const size_t token = b->tokens.begin + t;
+            a.m = lod_min(mr, tokens - t);
             lod_ahead_ask(next_w, share);
             lod_ahead_ask(next_x, x_lines);
-            if (last) lod_ahead_rows(to + (t + mr) * ldto, mr, ldto, n);
-            tile->fn.lowrank_tile_f32(&(lod_lowrank_tile_args){
-                .m = lod_min(mr, tokens - t), .n = n, .k = k, .r = p->r, .x = x + t * ldx, .ldx = ldx,
-                .w = w + j, .ldpanel = ldpanel, .u = p->r ? p->u + token * p->r : NULL, .ldu = p->r,
-                .b = p->r ? p->b + column + j : NULL, .ldb = width_of(p),
-                .keep = p->keep ? p->keep + token * p->ldkeep : NULL, .ldkeep = p->ldkeep, .keep_col = column + j,
-                .inv = p->inv, .first = k0 == 0, .from = from + t * ldfrom, .ldfrom = ldfrom, .c = to + t * ldto,
-                .ldc = ldto});
+            tile->fn.lowrank_tile_f32(&a);
+            a.x += mr * ldx;
+            a.from += mr * ldfrom;
+            a.c += mr * ldto;
+            if (a.u) a.u += mr * p->r;
+            if (a.keep) a.keep += mr * p->ldkeep;
         }
     }
 }

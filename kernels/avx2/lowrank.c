@@ -13,6 +13,9 @@
 #define ROWS(X) X(0) X(1) X(2) X(3) X(4) X(5)
 
 #define DECLARE(i) __m256 lo##i = _mm256_setzero_ps(), hi##i = _mm256_setzero_ps();
+// The row is in the first cache by the time that it is written.
+#define ASK(i)                                                                                                         \
+    if (i < m) __builtin_prefetch(t->c + i * t->ldc, 1);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
         lo##i = load(t->from + i * t->ldfrom, mask_lo, full);                                                          \
@@ -65,6 +68,7 @@ static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_ar
     const bool full = t->n == 16;
     const __m256i mask_lo = lanes_below(t->n), mask_hi = lanes_below(t->n > 8 ? t->n - 8 : 0);
     ROWS(DECLARE)
+    ROWS(ASK)
     if (t->first) {
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q;

@@ -47,7 +47,22 @@
         VECTORS(SELECT_VECTOR, i)                                                                                      \
     }
 
+#define K_STEP                                                                                                         \
+    {                                                                                                                  \
+        const __m512 right0 = _mm512_load_ps(right), right1 = _mm512_load_ps(right + second);                          \
+        const __m512 right2 = _mm512_load_ps(right + third), right3 = _mm512_load_ps(right + fourth);                  \
+        ROWS(STEP)                                                                                                     \
+        left++, right += LOD_PANEL;                                                                                    \
+    }
+
 #define INLINE static inline __attribute__((always_inline))
+
+// A row of C a few k-steps after another: all at once, they would wait for the fill buffers of the first cache.
+enum { ASK_STEPS = 8 };
+
+INLINE void ask_row(const float *c, const size_t vectors) {
+    for (size_t v = 0; v < vectors; v++) __builtin_prefetch(c + 16 * v, 1, 3);
+}
 
 INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t vectors) {
     const __mmask16 last = (__mmask16)(0xffff >> (16 * vectors - t->n));
@@ -69,12 +84,13 @@ INLINE void tile(const lod_lowrank_tile_args *t, const size_t m, const size_t ve
     const float *left = t->x, *right = t->w;
     const size_t second = vectors > 1 ? t->ldpanel : 0, third = vectors > 2 ? 2 * t->ldpanel : 0;
     const size_t fourth = vectors > 3 ? 3 * t->ldpanel : 0;
-    for (size_t k = t->k; k; k--, left++, right += LOD_PANEL) {
-        const size_t ld = t->ldx;
-        const __m512 right0 = _mm512_load_ps(right), right1 = _mm512_load_ps(right + second);
-        const __m512 right2 = _mm512_load_ps(right + third), right3 = _mm512_load_ps(right + fourth);
-        ROWS(STEP)
+    const size_t ld = t->ldx;
+    size_t k = t->k;
+    for (size_t i = 0; i < m && k >= ASK_STEPS; i++, k -= ASK_STEPS) {
+        ask_row(t->c + i * t->ldc, vectors);
+        for (size_t j = 0; j < ASK_STEPS; j++) K_STEP
     }
+    for (; k; k--) K_STEP
     ROWS(STORE)
 }
 

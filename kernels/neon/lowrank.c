@@ -12,6 +12,9 @@
 
 #define DECLARE(i)                                                                                                     \
     float32x4_t a##i = vdupq_n_f32(0), b##i = vdupq_n_f32(0), c##i = vdupq_n_f32(0), d##i = vdupq_n_f32(0);
+// The row is in the first cache by the time that it is written.
+#define ASK(i)                                                                                                         \
+    if (i < m) __builtin_prefetch(t->c + i * t->ldc, 1);
 #define LOAD(i)                                                                                                        \
     if (i < m) {                                                                                                       \
         const float *from = load(t->from + i * t->ldfrom, t->n, buffer);                                               \
@@ -64,6 +67,7 @@ static inline const float *load(const float *from, size_t n, float buffer[16]) {
 static inline __attribute__((always_inline)) void tile(const lod_lowrank_tile_args *t, const size_t m) {
     float buffer[16] = {0};
     ROWS(DECLARE)
+    ROWS(ASK)
     if (t->first) {
         for (size_t q = 0; q < t->r; q++) {
             const float *left = t->u + q, *right = load(t->b + q * t->ldb, t->n, buffer);
