@@ -22,7 +22,7 @@ static const char usage[] =
     "  --rigor NAME      estimate: only print; measure (the default): one setting after the other; exhaustive: all\n"
     "                    combinations; audit: plan at all three and measure their choices against each other\n"
     "  --threads N       default 0: as many as this process may use\n"
-    "  --time-limit S    seconds for the whole of it; the best that was measured by then is kept\n"
+    "  --time-limit S    seconds for the whole of it; the best that was found by then is kept, as measured\n"
     "  --wisdom FILE     where to keep it (default: LODROP_WISDOM, else lodrop/wisdom.<isa>.<threads> in the user's\n"
     "                    cache folder)\n"
     "  --version         the version\n"
@@ -39,7 +39,6 @@ typedef struct options {
     mode mode;
     unsigned threads;
     double time_limit; // negative: none
-    double until;      // when it is over
 } options;
 
 static _Noreturn void bad_usage(void) {
@@ -226,7 +225,8 @@ static tune_shape class_of(const tune_shape *s, unsigned threads) {
     return class;
 }
 
-static void tune(const tune_shape *shape, const options *o) {
+// Until then; one half of the time is for searches, the other for comparisons.
+static void tune(const tune_shape *shape, const options *o, double until) {
     static const lod_rigor rigors[MODES][RIGORS] = {
         [MODE_MEASURE] = {LOD_ESTIMATE, LOD_MEASURE},
         [MODE_EXHAUSTIVE] = {LOD_ESTIMATE, LOD_EXHAUSTIVE},
@@ -236,6 +236,10 @@ static void tune(const tune_shape *shape, const options *o) {
     const tune_shape class = class_of(shape, o->threads), *s = &class;
     lod_choice choices[RIGORS];
     lod_plan plan = {0};
+    if (o->time_limit >= 0) {
+        const double left = until - lod_clock_seconds(), searches = count > 2 ? 2 : 1;
+        lod_plan_time_limit(left > 0 ? left / 2 / searches : 0);
+    }
     for (size_t i = 0; i < count; i++) {
         plan = plan_shape(s, o->threads, rigors[o->mode][i]);
         if (i == 0) { // wisdom answers even an estimate
@@ -245,10 +249,11 @@ static void tune(const tune_shape *shape, const options *o) {
         choices[i] = plan.choice;
     }
     if (s->kind == LOD_PLAN_ATTENTION) {
-        print_part(s->name, "", &plan, LOD_PART_ATTENTION, choices, count, o->until);
+        print_part(s->name, "", &plan, LOD_PART_ATTENTION, choices, count, until);
     } else {
-        print_part(s->name, "forward", &plan, LOD_PART_FORWARD, choices, count, o->until);
-        print_part(s->name, "backward", &plan, LOD_PART_BACKWARD, choices, count, o->until);
+        const double now = lod_clock_seconds();
+        print_part(s->name, "forward", &plan, LOD_PART_FORWARD, choices, count, now + (until - now) / 2);
+        print_part(s->name, "backward", &plan, LOD_PART_BACKWARD, choices, count, until);
     }
 }
 
@@ -283,9 +288,8 @@ static void read_shapes(tune_shapes *shapes, const options *o) {
 }
 
 int main(int argc, char **argv) {
-    options o = parse(argc, argv);
+    const options o = parse(argc, argv);
     const double begin = lod_clock_seconds();
-    o.until = o.time_limit < 0 ? INFINITY : begin + o.time_limit;
     const char *isa;
     lod_error err;
     tune_shapes shapes = {0};
@@ -294,9 +298,7 @@ int main(int argc, char **argv) {
     if (o.mode != MODE_AUDIT) load_wisdom(&o); // an audit measures anew
     printf("%s, threads %u: %s\n", isa, o.threads, mode_texts[o.mode]);
     for (size_t i = 0; i < shapes.count; i++) {
-        const double left = o.until - lod_clock_seconds(); // half of a shape's share to search, half to compare
-        if (o.time_limit >= 0) lod_plan_time_limit(left > 0 ? left / (double)(shapes.count - i) / 2 : 0);
-        tune(&shapes.list[i], &o);
+        tune(&shapes.list[i], &o, o.time_limit < 0 ? INFINITY : begin + o.time_limit * (double)(i + 1) / shapes.count);
     }
     if (o.mode != MODE_ESTIMATE) save_wisdom(&o);
     printf("%.1f s\n", lod_clock_seconds() - begin);

@@ -183,8 +183,9 @@ static lod_status parse(const char *text, const char *end, unsigned threads, con
     lod_isa isa;
     LOD_TRY(lod_isa_in_use(&isa, NULL, err));
     LOD_TRY(lod_wisdom_print_header(threads, header, err));
+    const bool whole = text < end && end[-1] == '\n' && !memchr(text, 0, (size_t)(end - text));
     LOD_TRY(check_header(&text, end, header, &number, field, err));
-    if (end[-1] != '\n' || memchr(text, 0, (size_t)(end - text))) {
+    if (!whole) {
         return lod_fail(err, LOD_BAD_WISDOM, field, "is damaged: its last line has no end, or it holds a byte 0");
     }
     while (next_line(&text, end, line)) {

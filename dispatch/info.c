@@ -66,7 +66,7 @@ static void print_json(const facts *f) {
 }
 
 int main(int argc, char **argv) {
-    bool json = argc == 2 && strcmp(argv[1], "--json") == 0;
+    const bool json_first = argc > 1 && strcmp(argv[1], "--json") == 0, json = json_first && argc == 2;
     if (argc == 2 && strcmp(argv[1], "--help") == 0) {
         fputs(usage, stdout);
         return EXIT_SUCCESS;
@@ -77,7 +77,7 @@ int main(int argc, char **argv) {
     }
     if (argc > 1 && !json) {
         fprintf(stderr, "lodrop-info: '%s': unknown option, or too many: lodrop-info --help tells more\n",
-                argv[argc > 2 ? 2 : 1]);
+                argv[json_first && argc > 2 ? 2 : 1]);
         return 2;
     }
     facts f = {.machine = lod_this_machine()};

@@ -248,7 +248,7 @@ CHECK_ONCE(plan_rigor, 0) {
     CHECK_THAT(lod_plan_lowrank(&shape, 1, LOD_WISDOM_ONLY, &plan, NULL) == LOD_NO_WISDOM);
 }
 
-// A search that is cut short keeps what an earlier one of lower rigor found, and does not pass for a whole one.
+// A search that is cut short keeps what an earlier one of lower rigor found, and does not pass for an exhaustive one.
 CHECK_ONCE(plan_cut_short, 0) {
     check_shape("-");
     lod_wisdom_forget();

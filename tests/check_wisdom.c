@@ -133,10 +133,17 @@ CHECK_ONCE(wisdom_refused, 0) {
     CHECK_THAT(lod_wisdom_parse(text, 40, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
     CHECK_THAT(lod_wisdom_parse(text, 0, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
     CHECK_THAT(lod_wisdom_parse(text, strlen(text) - 3, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
-    // Cut within a number, and what stands behind a byte 0.
-    CHECK_THAT(lod_wisdom_parse(text, strlen(text) - 1, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
-    text[strlen(text) - 1] = '\0';
-    CHECK_THAT(lod_wisdom_parse(text, strlen(text) + 1, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
+    const size_t size = strlen(text); // cut within a number; more behind a byte 0, in the header and in an entry
+    CHECK_THAT(lod_wisdom_parse(text, size - 1, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
+    for (char *line = strstr(text, "threads 3"); line; line = line[0] == 't' ? strstr(line, "loss ") : NULL) {
+        char *end = strchr(line, '\n');
+        char *more = calloc(1, size + 3);
+        memcpy(more, text, (size_t)(end - text));
+        memcpy(more + (end - text) + 1, "x", 1);
+        memcpy(more + (end - text) + 2, end, strlen(end));
+        CHECK_THAT(lod_wisdom_parse(more, size + 2, 3, "wisdom", &read, &err) == LOD_BAD_WISDOM && !read.entries);
+        free(more);
+    }
     free(text);
     lod_wisdom_forget();
 }

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "config.h"
 #include "file.h"
@@ -14,6 +15,7 @@
 #define CONFIG_FILE "adapter_config.json"
 #define TENSOR_FILE "adapter_model.safetensors"
 #define RECIPE_FILE "lodrop.json"
+#define FRESH ".new"
 
 enum { RECIPE_FORMAT = 1, NAME_BYTES = 128 };
 
@@ -260,7 +262,8 @@ static bool write_config(const char *folder, const struct adapter_config *config
         (int)config->r, "target_modules", names, "task_type", "CAUSAL_LM", "use_dora", 0, "use_rslora",
         (int)config->rslora);
     bool done =
-        root ? file_path(path, folder, CONFIG_FILE, f) && json_write_file(root, path, f) : fault_memory(f, CONFIG_FILE);
+        root ? file_path(path, folder, CONFIG_FILE FRESH, f) && json_write_file(root, path, f)
+             : fault_memory(f, CONFIG_FILE);
     json_decref(root);
     return done;
 }
@@ -288,7 +291,7 @@ static bool write_recipe(const char *folder, const struct adapter_recipe *recipe
     bool several = recipe->instances > 1;
     bool done = root && (!several || json_object_set_new(root, "instances", json_integer(recipe->instances)) == 0) &&
                         add_form(root, recipe) && consistency_add_json(root, &recipe->consistency)
-                    ? file_path(path, folder, RECIPE_FILE, f) && json_write_file(root, path, f)
+                    ? file_path(path, folder, RECIPE_FILE FRESH, f) && json_write_file(root, path, f)
                     : fault_memory(f, RECIPE_FILE);
     json_decref(root);
     return done;
@@ -413,14 +416,47 @@ bool adapter_write_tensors(const char *path, unsigned r, const struct adapter_te
     return done;
 }
 
+// The names that the three files are written under, and their own.
+static const char *const FILES[][2] = {
+    {CONFIG_FILE FRESH, CONFIG_FILE}, {RECIPE_FILE FRESH, RECIPE_FILE}, {TENSOR_FILE FRESH, TENSOR_FILE}};
+
+enum { FILE_COUNT = sizeof FILES / sizeof *FILES };
+
+static bool take_names(const char *folder, fault *f) {
+    char from[FILE_PATH_MAX], to[FILE_PATH_MAX];
+    for (size_t i = 0; i < FILE_COUNT; i++) {
+        if (!file_path(from, folder, FILES[i][0], f) || !file_path(to, folder, FILES[i][1], f) ||
+            !file_rename(from, to, f)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void drop_fresh(const char *folder) {
+    char path[FILE_PATH_MAX];
+    fault unused;
+    for (size_t i = 0; i < FILE_COUNT; i++) {
+        if (file_path(path, folder, FILES[i][0], &unused)) {
+            unlink(path);
+        }
+    }
+}
+
+// Under other names first, which is where a full disk shows. Between the old tensors and the new ones there are none,
+// so that at no moment the files are of two adapters.
 bool adapter_write(const char *folder, const struct adapter_config *config, const struct adapter_recipe *recipe,
                    const struct adapter_tensors *tensors, size_t count, fault *f) {
-    char path[FILE_PATH_MAX], fresh[FILE_PATH_MAX];
-    return file_make_folders(folder, f) && file_path(path, folder, TENSOR_FILE, f) &&
-           file_path(fresh, folder, TENSOR_FILE ".new", f) &&
-           adapter_write_tensors(fresh, config->r, tensors, count, NULL, 0, f) && file_remove(path, f) &&
-           write_config(folder, config, tensors, count, f) && write_recipe(folder, recipe, f) &&
-           file_rename(fresh, path, f);
+    char fresh[FILE_PATH_MAX], old[FILE_PATH_MAX];
+    bool written = file_make_folders(folder, f) && file_path(fresh, folder, TENSOR_FILE FRESH, f) &&
+                   file_path(old, folder, TENSOR_FILE, f) && write_config(folder, config, tensors, count, f) &&
+                   write_recipe(folder, recipe, f) &&
+                   adapter_write_tensors(fresh, config->r, tensors, count, NULL, 0, f);
+    if (!written) {
+        drop_fresh(folder);
+        return false;
+    }
+    return file_remove(old, f) && take_names(folder, f);
 }
 
 // Fills one module; marks its two tensors in `used`, by their index in the file.

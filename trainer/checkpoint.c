@@ -18,6 +18,8 @@ static const char CURRENT[] = "checkpoint", FRESH[] = "checkpoint.new", FORMER[]
 static const char STATE_FILE[] = "state.json", MOMENTS_FILE[] = "moments.safetensors", METRICS_FILE[] = "metrics.jsonl";
 static const char BEST_FILE[] = "best.safetensors";
 
+enum { FORMAT = 2 }; // 2: with the model's fingerprint
+
 // --- Folders ---
 
 // Removes a folder of plain files; one that is not there is fine.
@@ -99,7 +101,7 @@ static bool write_state(const char *folder, const struct checkpoint *c, const st
     snprintf(data, sizeof data, "%016" PRIx64, c->data);
     snprintf(held_out, sizeof held_out, "%016" PRIx64, c->held_out);
     snprintf(model, sizeof model, "%016" PRIx64, c->model);
-    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:o}", "format", (json_int_t)1, "step",
+    json_t *root = json_pack("{s:I, s:I, s:I, s:s, s:s, s:s, s:o}", "format", (json_int_t)FORMAT, "step",
                              (json_int_t)c->step, "draw", (json_int_t)c->draw, "data", data, "eval_data", held_out,
                              "model", model, "options", options_json(&train_option_table, options));
     bool done = root ? file_path(path, folder, STATE_FILE, f) && json_write_file(root, path, f)
@@ -146,8 +148,8 @@ static bool read_state_file(json_t **root, char path[FILE_PATH_MAX], const char 
     int64_t format = 0;
     *root = NULL;
     return file_path(path, folder, STATE_FILE, f) && json_read_file(root, path, f) &&
-           json_get_integer((struct json_scope){.object = *root, .file = path}, "format", JSON_REQUIRED, 1, 1, &format,
-                            f);
+           json_get_integer((struct json_scope){.object = *root, .file = path}, "format", JSON_REQUIRED, FORMAT, FORMAT,
+                            &format, f);
 }
 
 bool checkpoint_read_options(const char *folder, struct train_options *options, fault *f) {

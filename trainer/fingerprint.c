@@ -54,6 +54,7 @@ uint64_t fingerprint_of_model(const struct model *m) {
     add_bytes(&hash, settings, sizeof settings);
     add_bytes(&hash, m->final_norm, norm);
     add_some(&hash, &m->head, c->hidden_size, c->vocab_size);
+    add_bytes(&hash, m->embedding->data, m->embedding->bytes < 1024 ? m->embedding->bytes : 1024);
     for (uint32_t layer = 0; layer < c->layers; layer++) {
         const struct model_layer *l = &m->layers[layer];
         add_bytes(&hash, l->attention_norm, norm);

@@ -156,6 +156,7 @@ static const char SWEEPS[] =
     "Runs that are done are skipped and interrupted ones go on, so the same command ends what Ctrl-C stopped.\n"
     "OUTPUT/sweep.md and sweep.json have mean and standard deviation over the seeds, sweep.svg is drawn where one\n"
     "option varies beside the seed and is a number.\n\n"
+    "Options may be spelled with underscores, like --lora_r 4.\n\n"
     "Environment: LODROP_ISA (ref, avx2, avx512 or neon, else the best here), LODROP_WISDOM (what --tune and\n"
     "lodrop-tune measured, lodrop-tune --help), OMP_NUM_THREADS (the most threads), LODROP_VERBOSE (not empty:\n"
     "says what memory and which kernels a run takes).\n\n"

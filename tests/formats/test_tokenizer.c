@@ -76,7 +76,8 @@ static void bad_files(void) {
     fault f = {0};
     REFUSED(tokenizer_load(&t, temporary("absent.model"), &f), &f, FAULT_INPUT, "absent.model", "No such file");
     CHECK(file_make_folders(temporary("folder"), &f));
-    REFUSED(tokenizer_load(&t, temporary("folder"), &f), &f, FAULT_INPUT, "folder/tokenizer.model", "No such file");
+    REFUSED(tokenizer_load(&t, temporary("folder"), &f), &f, FAULT_INPUT, "folder/tokenizer.model",
+            "only SentencePiece");
     REFUSED(tokenizer_load(&t, write_text("empty.model", ""), &f), &f, FAULT_INPUT, "empty.model",
             "not a SentencePiece model");
     REFUSED(tokenizer_load(&t, write_text("text.model", "{\"model\": 1}"), &f), &f, FAULT_INPUT, "text.model",

@@ -389,8 +389,8 @@ def check_resume(numbers):
     def with_option(**changes):
         return json.dumps({**state, "options": {**state["options"], **changes}})
 
-    for name, content, words in [("state.json", '{"format": 2}', ["state.json", "format", "is 2"]),
-                                 ("state.json", '{"format": 1', ["state.json", "JSON"]),
+    for name, content, words in [("state.json", '{"format": 1}', ["state.json", "format", "is 1"]),
+                                 ("state.json", '{"format": 2', ["state.json", "JSON"]),
                                  ("state.json", with_option(rate=1), ["state.json", "rate", "is 1"]),
                                  ("state.json", with_option(drop="column"), ["state.json", "drop", "list"]),
                                  ("state.json", with_option(drop=[0.1]), ["state.json", "drop", "list of strings"]),
