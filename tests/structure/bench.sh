@@ -123,5 +123,5 @@ refused "a short shape" 1 "$folder/short: line 1: " "$@" "$program" --shapes "$f
 refused "uneven heads" 1 "$folder/uneven: line 1: " "$@" "$program" --shapes "$folder/uneven"
 refused "an unknown name" 1 "nameless: no shape" "$@" "$program" --shapes "$folder/shapes" --share nameless
 refused "a bad instruction set" 1 "LODROP_ISA" env LODROP_ISA=mmx "$@" "$program" --shapes "$folder/shapes"
-refused "a bad count" 2 "--threads: 'many' is not in 1..1024" "$@" "$program" --threads many
+refused "a bad count" 2 "lodrop-bench: --threads: 'many' is not in 1..1024" "$@" "$program" --threads many
 finish
