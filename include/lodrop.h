@@ -252,8 +252,7 @@ typedef struct lod_grad_sum {
     float *level;    ///< [levels][size]; level l is alive if bit l of count is set
 } lod_grad_sum;
 
-/// Bytes of memory for sums of `size` floats over up to `leaves` leaves (0 is taken for 1), 0 if that
-/// overflows.
+/// Bytes of memory for sums of `size` floats over up to `leaves` leaves (0 is taken for 1); 0 if they overflow.
 LOD_API size_t lod_grad_sum_size(size_t size, uint64_t leaves);
 /// An empty sum over memory of lod_grad_sum_size bytes, aligned to floats: the caller's, kept until the sum is done
 /// with. A backward call that would bring more leaves than this fails.

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "config.h"
 #include "file.h"
@@ -438,7 +437,7 @@ static void drop_fresh(const char *folder) {
     fault unused;
     for (size_t i = 0; i < FILE_COUNT; i++) {
         if (file_path(path, folder, FILES[i][0], &unused)) {
-            unlink(path);
+            file_remove(path, &unused);
         }
     }
 }

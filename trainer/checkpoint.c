@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,17 +41,6 @@ static bool move(const char *from, const char *to, fault *f) {
     return rename(from, to) == 0 || fault_system(f, to, "cannot rename to", errno);
 }
 
-// The names in a folder reach the disk.
-static bool sync_folder(const char *path, fault *f) {
-    int descriptor = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (descriptor < 0) {
-        return fault_system(f, path, "cannot open", errno);
-    }
-    bool done = fsync(descriptor) == 0 || fault_system(f, path, "cannot write", errno);
-    close(descriptor);
-    return done;
-}
-
 struct places {
     char current[FILE_PATH_MAX], fresh[FILE_PATH_MAX], former[FILE_PATH_MAX];
 };
@@ -76,11 +64,11 @@ bool checkpoint_find(char folder[FILE_PATH_MAX], const char *output, fault *f) {
     return true;
 }
 
-static bool replace(const struct places *p, const char *output, fault *f) {
+static bool replace(const struct places *p, fault *f) {
     if (file_is_folder(p->current) && (!remove_folder(p->former, f) || !move(p->current, p->former, f))) {
         return false;
     }
-    return move(p->fresh, p->current, f) && sync_folder(output, f) && remove_folder(p->former, f);
+    return file_rename(p->fresh, p->current, f) && remove_folder(p->former, f);
 }
 
 // Takes the name away first: what is half removed must not pass for a checkpoint.
@@ -141,7 +129,7 @@ bool checkpoint_save(const char *output, const struct checkpoint *c, const struc
         remove_folder(p.fresh, NULL);
         return false;
     }
-    return replace(&p, output, f);
+    return replace(&p, f);
 }
 
 static bool read_state_file(json_t **root, char path[FILE_PATH_MAX], const char *folder, fault *f) {

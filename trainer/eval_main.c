@@ -103,16 +103,11 @@ static bool choose_ensemble(struct dropouts *d, const struct eval_options *o, fa
                              "the adapter was trained without dropout of A or B: say with --drop what to drop");
 }
 
-static bool place_dropouts(struct eval_run *r, const struct adapter_config *config, const struct eval_options *o,
-                           const char *file, fault *f) {
+// Those of the recipe as it stands.
+static bool place_dropouts(struct layer_dropouts **list, const struct eval_run *r, const struct adapter_config *config,
+                           const struct eval_options *o, const char *file, fault *f) {
     const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
-    return dropouts_place(&r->dropouts, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f) &&
-           dropouts_meet(&r->recipe.dropouts, &config->layers, frame.layers, file, f);
-}
-
-static bool place_own(struct eval_run *r, const struct adapter_config *config, const char *file, fault *f) {
-    const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
-    return dropouts_place(&r->own, &frame, &r->recipe.dropouts, 0, f);
+    return dropouts_place(list, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f);
 }
 
 static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {
@@ -121,9 +116,13 @@ static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault
     char path[FILE_PATH_MAX];
     if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
         !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
-        (o->drop.count && !place_own(r, &options.config, path, f)) ||
-        (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f)) ||
-        !place_dropouts(r, &options.config, o, o->drop.count ? TABLE.program : path, f)) {
+        (o->drop.count && !place_dropouts(&r->own, r, &options.config, o, path, f)) ||
+        (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f))) {
+        return false;
+    }
+    const char *file = o->drop.count ? TABLE.program : path;
+    if (!place_dropouts(&r->dropouts, r, &options.config, o, file, f) ||
+        !dropouts_meet(&r->recipe.dropouts, &options.config.layers, r->model.config.layers, file, f)) {
         return false;
     }
     options.dropouts = r->dropouts;

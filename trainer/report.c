@@ -121,7 +121,10 @@ size_t report_peak_memory(void) {
         fclose(status);
     }
     struct rusage usage;
-    return 1024 * (kib || getrusage(RUSAGE_SELF, &usage) ? kib : (size_t)usage.ru_maxrss);
+    if (!kib && getrusage(RUSAGE_SELF, &usage) == 0) {
+        kib = (size_t)usage.ru_maxrss;
+    }
+    return 1024 * kib;
 }
 
 static json_t *best_json(const struct summary *s) {

@@ -34,6 +34,7 @@ static bool read_data(struct training *t, fault *f) {
     }
     t->of_data = fingerprint_of_data(&t->data);
     t->of_held_out = fingerprint_of_data(&t->held_out);
+    t->of_model = fingerprint_of_model(&t->model);
     return true;
 }
 
@@ -158,7 +159,7 @@ static bool read_progress(struct training *t, const char *checkpoint, fault *f) 
     if (!check_dropouts(t, checkpoint, f) || !checkpoint_read_state(checkpoint, &c, f)) {
         return false;
     }
-    if (c.model != fingerprint_of_model(&t->model)) {
+    if (c.model != t->of_model) {
         return fault_set(f, FAULT_INPUT, t->options->model, NULL,
                          "its weights or settings are not those of the model that %s was trained on", checkpoint);
     }

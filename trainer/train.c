@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <string.h>
 
-#include "fingerprint.h"
 #include "library.h"
 
 static const double BETA1 = 0.9, BETA2 = 0.999, EPSILON = 1e-8;
@@ -175,7 +174,7 @@ static bool save(struct training *t, fault *f) {
                            .draw = first_draw(t, t->step),
                            .data = t->of_data,
                            .held_out = t->of_held_out,
-                           .model = fingerprint_of_model(&t->model)};
+                           .model = t->of_model};
     struct checkpoint_parts parts = {.options = t->options,
                                      .config = &t->config,
                                      .recipe = &t->recipe,
@@ -271,19 +270,16 @@ static bool checkpoint_due(const struct training *t) {
 
 static bool loop(struct training *t, const lod_plan *plan, enum training_end *end, fault *f) {
     uint64_t stop = t->options->stop_after ? (uint64_t)t->options->stop_after : t->schedule.total;
-    *end = TRAINING_DONE;
+    *end = !has_ended(t) && t->step >= stop ? TRAINING_STOPPED : TRAINING_DONE; // the checkpoint it came from stands
     while (!has_ended(t) && *end == TRAINING_DONE) {
-        if (t->step >= stop) {
-            *end = TRAINING_STOPPED;
-            if (t->step == t->report.first_step) {
-                return true; // the checkpoint that it came from stands
-            }
-        } else if (!one_step(t, plan, f)) {
+        if (!one_step(t, plan, f)) {
             return false;
-        } else if (interrupted && !has_ended(t)) {
-            *end = TRAINING_INTERRUPTED;
         }
-        if ((*end != TRAINING_DONE || (checkpoint_due(t) && !has_ended(t))) && !save(t, f)) {
+        if (has_ended(t)) {
+            break;
+        }
+        *end = interrupted ? TRAINING_INTERRUPTED : t->step >= stop ? TRAINING_STOPPED : TRAINING_DONE;
+        if ((*end != TRAINING_DONE || checkpoint_due(t)) && !save(t, f)) {
             return false;
         }
     }

@@ -26,7 +26,7 @@ struct training {
     struct schedule schedule;
     uint64_t steps_per_epoch;
     uint64_t step;        // done
-    uint64_t of_data, of_held_out; // fingerprints
+    uint64_t of_data, of_held_out, of_model; // fingerprints
     uint32_t *order;      // [data.count] of the current epoch
     struct llama *llama;
     struct batch batch;
