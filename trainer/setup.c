@@ -198,7 +198,8 @@ static bool open_llama(struct training *t, const struct llama_limits *limits, fa
     return true;
 }
 
-// As many instances at once as --memory-limit lets in, beside what the process holds already.
+// As many instances at once as --memory-limit lets in, beside what the process holds already. That differs by some
+// pages from run to run: the need that is told has 1 MiB for it, so that it suffices in the next run.
 static bool choose_width(const struct training *t, struct llama_limits *limits, fault *f) {
     const size_t limit = (size_t)t->options->memory_limit, held = report_peak_memory() + t->lora.bytes;
     size_t bytes = 0;
@@ -215,7 +216,7 @@ static bool choose_width(const struct training *t, struct llama_limits *limits, 
             return fault_set(f, FAULT_RESOURCE, "lodrop-train", "--memory-limit",
                              "is %lld MiB, but %zu MiB are needed%s: a smaller --batch-size or --max-length or "
                              "--recompute needs less",
-                             (long long)(limit >> 20), (held + bytes) / 1048576 + 1,
+                             (long long)(limit >> 20), (held + bytes) / 1048576 + 2,
                              t->lora.instances > 1 ? " even for one instance at a time" : "");
         }
     }
