@@ -5,7 +5,7 @@
 
 #include "plan.h"
 
-enum { LOD_INSTANCES = 64, LOD_GRAD_COLUMNS = 128 };
+enum { LOD_INSTANCES = 64, LOD_GRAD_COLUMNS = 512 };
 
 // Columns that LoRA Dropout keeps: of A, or of B' (rows of B).
 typedef struct lod_columns {

@@ -20,10 +20,15 @@ static size_t sum_of(const lod_lowrank_args *args, size_t segment) {
     return args->instances ? lod_instance(&args->rows, segment) : 0;
 }
 
-static void grad_columns(const grad *g, size_t column, float *leaf) {
+enum {
+    GRAD_GRAIN = 64,                   // columns
+    LEAF_LD = LOD_GRAD_COLUMNS + 16, // no power of two, which would put the rows of a leaf into one cache set
+};
+
+static void grad_columns(const grad *g, size_t column, size_t width, float *leaf) {
     const lod_lowrank_call *c = g->call;
     const lod_rows *rows = &c->args->rows;
-    const size_t rank = c->args->rank, width = lod_min(LOD_GRAD_COLUMNS, g->n - column);
+    const size_t rank = c->args->rank;
     const lod_kernel *kernel = lod_kernel_find(LOD_OP_rank_grad_f32, c->plan->isa);
     uint64_t pushed[LOD_INSTANCES] = {0};
     for (size_t i = 0; i < rows->count; i++) {
@@ -31,10 +36,10 @@ static void grad_columns(const grad *g, size_t column, float *leaf) {
         kernel->fn.rank_grad_f32(&(lod_rank_grad_args){
             .tokens = rows->start[i + 1] - t, .n = width, .r = rank, .s = g->s + t * rank, .lds = rank,
             .x = g->x + t * g->ldx + column, .ldx = g->ldx, .keep = g->keep ? g->keep + t * c->ldkeep : NULL,
-            .ldkeep = c->ldkeep, .keep_col = column, .scale = g->scale, .g = leaf, .ldg = LOD_GRAD_COLUMNS,
+            .ldkeep = c->ldkeep, .keep_col = column, .scale = g->scale, .g = leaf, .ldg = LEAF_LD,
             .columns = g->columns->threshold ? g->columns->bits + lod_instance(rows, i) * c->ldkeep : NULL});
         lod_grad_sum *sum = &g->sums[k];
-        lod_grad_sum_push(sum, sum->count + pushed[k]++, leaf, rank, width, LOD_GRAD_COLUMNS, column, g->n);
+        lod_grad_sum_push(sum, sum->count + pushed[k]++, leaf, rank, width, LEAF_LD, column, g->n);
     }
 }
 
@@ -44,20 +49,24 @@ typedef struct grad_phase {
     size_t count, workers;
 } grad_phase;
 
-// Worker w takes every workers-th column block of all the gradients.
+// Worker w takes every workers-th column block of all the gradients: as many of each as the others.
 static void grad_worker(void *context, size_t worker) {
     const grad_phase *phase = context;
-    float *leaf = phase->call->scratch + worker * phase->call->args->rank * LOD_GRAD_COLUMNS;
+    float *leaf = phase->call->scratch + worker * phase->call->args->rank * LEAF_LD;
     size_t block = 0;
     for (size_t i = 0; i < phase->count; i++) {
-        for (size_t column = 0; column < phase->grads[i].n; column += LOD_GRAD_COLUMNS, block++) {
-            if (block % phase->workers == worker) grad_columns(&phase->grads[i], column, leaf);
+        const size_t n = phase->grads[i].n, blocks = lod_round_up(lod_div_up(n, LOD_GRAD_COLUMNS), phase->workers);
+        const size_t width = lod_round_up(lod_div_up(n, blocks), GRAD_GRAIN);
+        for (size_t column = 0; column < n; column += width, block++) {
+            if (block % phase->workers == worker) {
+                grad_columns(&phase->grads[i], column, lod_min(width, n - column), leaf);
+            }
         }
     }
 }
 
 size_t lod_lowrank_leaves_bytes(const lod_plan *plan) {
-    return plan->threads * plan->shape.lowrank.rank * LOD_GRAD_COLUMNS * sizeof(float);
+    return plan->threads * plan->shape.lowrank.rank * LEAF_LD * sizeof(float);
 }
 
 void lod_lowrank_gradients(const lod_lowrank_call *c) {

@@ -183,7 +183,7 @@ static void check_grad(const lod_kernel *kernel, size_t tokens, size_t n, size_t
     check_share(t.g);
 }
 
-CHECK_KERNEL(rank_grad_f32, 0xe347c41d884b97a4) {
+CHECK_KERNEL(rank_grad_f32, 0x8e6651abfb350747) {
     for (size_t i = 0; i < COUNT(token_counts); i++) {
         for (size_t n = 1; n < COUNT(widths); n++) {
             for (size_t r = 0; r < COUNT(ranks); r++) {
@@ -195,6 +195,8 @@ CHECK_KERNEL(rank_grad_f32, 0xe347c41d884b97a4) {
     check_grad(kernel, MANY_TOKENS, MANY_COLUMNS, 3, true, 0.1);
     check_grad(kernel, 7, MANY_COLUMNS, MANY_RANKS, true, 0.1);
     check_grad(kernel, MANY_TOKENS, 50, MANY_RANKS, false, 0);
+    check_grad(kernel, 37, 75, 16, true, 0.1); // one tile has all ranks
+    check_grad(kernel, 37, 75, 32, false, 0);  // two do
 }
 
 // The bits of a leaf over some columns are those of the leaf over all of them, zeros in the others.

@@ -1,9 +1,9 @@
 // The products of a low-rank layer with few columns, where the rank is the short side: U = (M * X) A' and dU = dY B'
-// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. A block of X is copied where it has a
-// mask (dropped cells become +0 by selection), lacks columns (those that are there move together), does not end on a
-// vector, or is read across its rows (their distance may be a power of two); then a register tile runs over it for
-// every group of ranks, so that tiles know neither masks nor column tails. Tiles of 8, 4, 2 and 1 ranks are one inline
-// function with a constant; accumulators have names because gcc spills arrays of them.
+// with lanes over k, dA = dU' (M * X) and dB' = U' dY with lanes over columns. A register tile runs over a block of X
+// for every group of ranks: over a copy of it where it lacks columns (those that are there move together), and where
+// its mask would be applied once for each group (dropped cells become +0 by selection) or U's does not end on a vector.
+// Tiles of 16, 8, 4, 2 and 1 ranks are one inline function with a constant; accumulators have names because gcc spills
+// arrays of them.
 #include <string.h>
 
 #include "kernels.h"
@@ -15,6 +15,7 @@ enum {
     DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
     GRAD_BLOCK_TOKENS = 64,
     GRAD_BLOCK_COLUMNS = 64,
+    GRAD_AHEAD = 16, // tokens of a block that lies in X, and from it to what is asked for
     // Where columns are packed:
     PACK_RANKS = 32, // of U that share a copy
     PACK_DEPTH = 512,
@@ -258,19 +259,29 @@ void LOD_VARIANT(rank_dot_f32)(const lod_rank_dot_args *args) {
 typedef struct grad_block {
     const lod_rank_grad_args *args;
     const float *x; // [tokens][ldx]
+    size_t ldx;
+    const uint8_t *keep; // [tokens] bits; NULL: everything is kept, or x is a copy of it
     size_t t0, tokens, column;
+    size_t ahead; // floats to what is asked for, 0: nothing is
     bool first, last;
 } grad_block;
 
+// One vector of a row, the columns of it that there are and are kept.
+LOD_INLINE v16 grad_load(const float *x, const uint8_t *keep, size_t left) {
+    v16 row = v16_load_row(x, left);
+    return keep ? v16_keep(m16_load_row(keep, left), row) : row;
+}
+
 // g[q][..] += s[t][q] x[t][..] for `ranks` rows and `vectors` vectors (1 or 2), the last one `left` columns wide.
-LOD_INLINE void grad_tile(const grad_block *b, size_t ldx, size_t q0, size_t column, size_t left, int ranks,
-                          int vectors) {
-    const size_t lds = b->args->lds, ldg = b->args->ldg;
+LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t left, int ranks, int vectors) {
+    const size_t ldx = b->ldx, lds = b->args->lds, ldg = b->args->ldg;
     const float *x = b->x + column, *s = b->args->s + b->t0 * lds + q0;
+    const uint8_t *keep = b->keep ? b->keep + column / 8 : NULL;
     float *g = b->args->g + q0 * ldg + b->column + column;
     const v16 scale = v16_set1(b->args->scale);
     const bool two = vectors == 2;
-#define GRAD_RANKS(M) M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#define GRAD_RANKS(M)                                                                                                  \
+    M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 #define GRAD_LOAD(q)                                                                                                   \
     v16 s##q##0 = v16_zero(), s##q##1 = v16_zero();                                                                    \
     if (q < ranks && !b->first) {                                                                                      \
@@ -292,40 +303,52 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t ldx, size_t q0, size_t col
     }
     GRAD_RANKS(GRAD_LOAD)
     for (size_t t = 0; t < b->tokens; t++) {
-        v16 x0 = v16_load(x), x1 = two ? v16_load(x + 16) : v16_zero();
+        v16 x0 = grad_load(x, keep, two ? 16 : left);
+        v16 x1 = two ? grad_load(x + 16, keep ? keep + 2 : NULL, left) : v16_zero();
+        if (b->ahead && q0 == 0) {
+            __builtin_prefetch(x + b->ahead);
+            if (two) {
+                __builtin_prefetch(x + b->ahead + 16);
+            }
+        }
         GRAD_RANKS(GRAD_STEP)
         x += ldx;
         s += lds;
+        keep = keep ? keep + b->args->ldkeep : NULL;
     }
     GRAD_RANKS(GRAD_STORE)
 }
 
 // Tiles of all ranks, over `vectors` vectors of columns.
-LOD_INLINE void grad_ranks(const grad_block *b, size_t ldx, size_t column, size_t left, int vectors) {
+LOD_INLINE void grad_ranks(const grad_block *b, size_t column, size_t left, int vectors) {
     size_t r = b->args->r, q = 0;
+    for (; vectors == 1 && q + LOD_GRAD_TALL <= r; q += LOD_GRAD_TALL) {
+        grad_tile(b, q, column, left, LOD_GRAD_TALL, 1);
+    }
     for (; q + LOD_GRAD_RANKS <= r; q += LOD_GRAD_RANKS) {
-        grad_tile(b, ldx, q, column, left, LOD_GRAD_RANKS, vectors);
+        grad_tile(b, q, column, left, LOD_GRAD_RANKS, vectors);
     }
     if (LOD_GRAD_RANKS > 4 && q + 4 <= r) {
-        grad_tile(b, ldx, q, column, left, 4, vectors);
+        grad_tile(b, q, column, left, 4, vectors);
         q += 4;
     }
     if (q + 2 <= r) {
-        grad_tile(b, ldx, q, column, left, 2, vectors);
+        grad_tile(b, q, column, left, 2, vectors);
         q += 2;
     }
     if (q < r) {
-        grad_tile(b, ldx, q, column, left, 1, vectors);
+        grad_tile(b, q, column, left, 1, vectors);
     }
 }
 
-static void grad_columns(const grad_block *b, size_t ldx, size_t columns) {
+static void grad_columns(const grad_block *b, size_t columns) {
+    const bool pairs = LOD_GRAD_VECTORS == 2 && b->args->r % LOD_GRAD_TALL; // tall tiles are a vector wide
     size_t j = 0;
-    for (; LOD_GRAD_VECTORS == 2 && j + 16 < columns; j += 32) {
-        grad_ranks(b, ldx, j, smaller(16, columns - j - 16), 2);
+    for (; pairs && j + 16 < columns; j += 32) {
+        grad_ranks(b, j, smaller(16, columns - j - 16), 2);
     }
     for (; j < columns; j += 16) {
-        grad_ranks(b, ldx, j, smaller(16, columns - j), 1);
+        grad_ranks(b, j, smaller(16, columns - j), 1);
     }
 }
 
@@ -336,7 +359,30 @@ LOD_INLINE void prefetch_row(const float *row, size_t n) {
     }
 }
 
-static void grad_whole(const lod_rank_grad_args *args, size_t column) {
+// X is read where it lies, a few rows at a time: then they come from memory as that many streams, once, and stay in the
+// first cache for all groups of ranks, however far apart they lie.
+static void grad_in_place(const lod_rank_grad_args *args) {
+    size_t t0 = 0;
+    do { // once even without a token: the sums are zeros then
+        const size_t tokens = smaller(GRAD_AHEAD, args->tokens - t0), left = args->tokens - t0 - tokens;
+        const grad_block b = {
+            .args = args,
+            .x = args->x + t0 * args->ldx,
+            .ldx = args->ldx,
+            .keep = args->keep ? args->keep + t0 * args->ldkeep + args->keep_col / 8 : NULL,
+            .t0 = t0,
+            .tokens = tokens,
+            .ahead = smaller(GRAD_AHEAD, left) * args->ldx,
+            .first = t0 == 0,
+            .last = left == 0,
+        };
+        grad_columns(&b, args->n);
+        t0 += tokens;
+    } while (t0 < args->tokens);
+}
+
+// A mask is applied once for all groups of ranks, in a copy.
+static void grad_copied(const lod_rank_grad_args *args, size_t column) {
     _Alignas(64) float block[GRAD_BLOCK_TOKENS][GRAD_BLOCK_COLUMNS];
     const size_t columns = smaller(GRAD_BLOCK_COLUMNS, args->n - column); // a bound that unrolls the copy
     size_t t0 = 0;
@@ -353,13 +399,14 @@ static void grad_whole(const lod_rank_grad_args *args, size_t column) {
         const grad_block b = {
             .args = args,
             .x = block[0],
+            .ldx = GRAD_BLOCK_COLUMNS,
             .t0 = t0,
             .tokens = tokens,
             .column = column,
             .first = t0 == 0,
             .last = t0 + tokens == args->tokens,
         };
-        grad_columns(&b, GRAD_BLOCK_COLUMNS, columns);
+        grad_columns(&b, columns);
         t0 += tokens;
     } while (t0 < args->tokens);
 }
@@ -410,13 +457,14 @@ static void grad_packed(const lod_rank_grad_args *args, size_t column) {
         const grad_block b = {
             .args = args,
             .x = block,
+            .ldx = PACK_COLUMNS_LD,
             .t0 = t0,
             .tokens = tokens,
             .column = column,
             .first = t0 == 0,
             .last = t0 + tokens == args->tokens,
         };
-        grad_columns(&b, PACK_COLUMNS_LD, count);
+        grad_columns(&b, count);
         t0 += tokens;
     } while (t0 < args->tokens);
     grad_scatter(args, column, columns, place, count);
@@ -424,7 +472,12 @@ static void grad_packed(const lod_rank_grad_args *args, size_t column) {
 
 void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
     const size_t step = args->columns ? PACK_COLUMNS : GRAD_BLOCK_COLUMNS;
+    const bool one_group = args->r <= LOD_GRAD_RANKS || args->r == LOD_GRAD_TALL;
+    if (!args->columns && (!args->keep || one_group)) {
+        grad_in_place(args);
+        return;
+    }
     for (size_t j = 0; j < args->n; j += step) {
-        (args->columns ? grad_packed : grad_whole)(args, j);
+        (args->columns ? grad_packed : grad_copied)(args, j);
     }
 }
