@@ -5,7 +5,7 @@
 
 #include "plan.h"
 
-enum { LOD_INSTANCES = 64, LOD_GRAD_COLUMNS = 512 };
+enum { LOD_INSTANCES = 64 };
 
 // Columns that LoRA Dropout keeps: of A, or of B' (rows of B).
 typedef struct lod_columns {

@@ -2,6 +2,12 @@
 // the caller's sums.
 #include "lowrank.h"
 
+enum {
+    GRAD_COLUMNS = 512, // most of a block
+    GRAD_GRAIN = 64,
+    LEAF_LD = GRAD_COLUMNS + 16, // no power of two, which would put the rows of a leaf into one cache set
+};
+
 // One adapter matrix's gradient: leaf = scale S' (M X) over the tokens of a segment.
 typedef struct grad {
     const lod_lowrank_call *call;
@@ -19,11 +25,6 @@ typedef struct grad {
 static size_t sum_of(const lod_lowrank_args *args, size_t segment) {
     return args->instances ? lod_instance(&args->rows, segment) : 0;
 }
-
-enum {
-    GRAD_GRAIN = 64,                   // columns
-    LEAF_LD = LOD_GRAD_COLUMNS + 16, // no power of two, which would put the rows of a leaf into one cache set
-};
 
 static void grad_columns(const grad *g, size_t column, size_t width, float *leaf) {
     const lod_lowrank_call *c = g->call;
@@ -55,7 +56,7 @@ static void grad_worker(void *context, size_t worker) {
     float *leaf = phase->call->scratch + worker * phase->call->args->rank * LEAF_LD;
     size_t block = 0;
     for (size_t i = 0; i < phase->count; i++) {
-        const size_t n = phase->grads[i].n, blocks = lod_round_up(lod_div_up(n, LOD_GRAD_COLUMNS), phase->workers);
+        const size_t n = phase->grads[i].n, blocks = lod_round_up(lod_div_up(n, GRAD_COLUMNS), phase->workers);
         const size_t width = lod_round_up(lod_div_up(n, blocks), GRAD_GRAIN);
         for (size_t column = 0; column < n; column += width, block++) {
             if (block % phase->workers == worker) {

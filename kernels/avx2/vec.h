@@ -17,7 +17,7 @@
 #define LOD_INLINE static inline __attribute__((always_inline))
 
 // Register tiles of kernels/vector/rank.c: 12 and 8 accumulators of 16 registers; of few.c: 12.
-enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_GRAD_TALL = 4, LOD_FEW_ROWS = 6 };
+enum { LOD_DOT_TOKENS = 3, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_FEW_ROWS = 6 };
 
 typedef struct v16 {
     __m256 lo, hi;

@@ -16,8 +16,8 @@
 #define LOD_VARIANT(op) lod_##op##__avx512
 #define LOD_INLINE static inline __attribute__((always_inline))
 
-// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers (tall ones are a vector wide); of few.c: 12.
-enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2, LOD_GRAD_TALL = 16, LOD_FEW_ROWS = 12 };
+// Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers; of few.c: 12.
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 8, LOD_GRAD_VECTORS = 2, LOD_FEW_ROWS = 12 };
 
 typedef __m512 v16;
 typedef __mmask16 m16;

@@ -17,7 +17,7 @@
 #define LOD_INLINE static inline __attribute__((always_inline))
 
 // Register tiles of kernels/vector/rank.c: 16 accumulators of 32 registers; of few.c: 24.
-enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_GRAD_TALL = 4, LOD_FEW_ROWS = 6 };
+enum { LOD_DOT_TOKENS = 4, LOD_GRAD_RANKS = 4, LOD_GRAD_VECTORS = 1, LOD_FEW_ROWS = 6 };
 
 typedef struct v16 {
     float32x4_t a, b, c, d;

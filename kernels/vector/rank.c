@@ -15,6 +15,7 @@ enum {
     DOT_SUMS = 16 * DOT_BLOCK_RANKS, // floats of the sums of a token, 16 lanes each
     GRAD_BLOCK_TOKENS = 64,
     GRAD_BLOCK_COLUMNS = 64,
+    GRAD_TALL = LOD_GRAD_RANKS * LOD_GRAD_VECTORS, // ranks of a tile one vector wide, of as many accumulators
     GRAD_AHEAD = 16, // tokens of a block that lies in X, and from it to what is asked for
     // Where columns are packed:
     PACK_RANKS = 32, // of U that share a copy
@@ -263,7 +264,6 @@ typedef struct grad_block {
     const uint8_t *keep; // [tokens] bits; NULL: everything is kept, or x is a copy of it
     size_t t0, tokens, column;
     size_t ahead; // floats to what is asked for, 0: nothing is
-    bool first, last;
 } grad_block;
 
 // One vector of a row, the columns of it that there are and are kept.
@@ -279,12 +279,12 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t 
     const uint8_t *keep = b->keep ? b->keep + column / 8 : NULL;
     float *g = b->args->g + q0 * ldg + b->column + column;
     const v16 scale = v16_set1(b->args->scale);
-    const bool two = vectors == 2;
+    const bool two = vectors == 2, first = b->t0 == 0, last = b->t0 + b->tokens == b->args->tokens;
 #define GRAD_RANKS(M)                                                                                                  \
     M(0) M(1) M(2) M(3) M(4) M(5) M(6) M(7) M(8) M(9) M(10) M(11) M(12) M(13) M(14) M(15)
 #define GRAD_LOAD(q)                                                                                                   \
     v16 s##q##0 = v16_zero(), s##q##1 = v16_zero();                                                                    \
-    if (q < ranks && !b->first) {                                                                                      \
+    if (q < ranks && !first) {                                                                                         \
         s##q##0 = v16_load_row(g + q * ldg, two ? 16 : left);                                                          \
         s##q##1 = two ? v16_load_row(g + q * ldg + 16, left) : v16_zero();                                             \
     }
@@ -296,9 +296,9 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t 
     }
 #define GRAD_STORE(q)                                                                                                  \
     if (q < ranks) {                                                                                                   \
-        v16_store_row(g + q * ldg, b->last ? v16_mul(s##q##0, scale) : s##q##0, two ? 16 : left);                      \
+        v16_store_row(g + q * ldg, last ? v16_mul(s##q##0, scale) : s##q##0, two ? 16 : left);                         \
         if (two) {                                                                                                     \
-            v16_store_row(g + q * ldg + 16, b->last ? v16_mul(s##q##1, scale) : s##q##1, left);                        \
+            v16_store_row(g + q * ldg + 16, last ? v16_mul(s##q##1, scale) : s##q##1, left);                           \
         }                                                                                                              \
     }
     GRAD_RANKS(GRAD_LOAD)
@@ -322,8 +322,8 @@ LOD_INLINE void grad_tile(const grad_block *b, size_t q0, size_t column, size_t 
 // Tiles of all ranks, over `vectors` vectors of columns.
 LOD_INLINE void grad_ranks(const grad_block *b, size_t column, size_t left, int vectors) {
     size_t r = b->args->r, q = 0;
-    for (; vectors == 1 && q + LOD_GRAD_TALL <= r; q += LOD_GRAD_TALL) {
-        grad_tile(b, q, column, left, LOD_GRAD_TALL, 1);
+    for (; vectors < LOD_GRAD_VECTORS && q + GRAD_TALL <= r; q += GRAD_TALL) {
+        grad_tile(b, q, column, left, GRAD_TALL, vectors);
     }
     for (; q + LOD_GRAD_RANKS <= r; q += LOD_GRAD_RANKS) {
         grad_tile(b, q, column, left, LOD_GRAD_RANKS, vectors);
@@ -342,7 +342,7 @@ LOD_INLINE void grad_ranks(const grad_block *b, size_t column, size_t left, int 
 }
 
 static void grad_columns(const grad_block *b, size_t columns) {
-    const bool pairs = LOD_GRAD_VECTORS == 2 && b->args->r % LOD_GRAD_TALL; // tall tiles are a vector wide
+    const bool pairs = LOD_GRAD_VECTORS == 2 && b->args->r % GRAD_TALL; // tall tiles are a vector wide
     size_t j = 0;
     for (; pairs && j + 16 < columns; j += 32) {
         grad_ranks(b, j, smaller(16, columns - j - 16), 2);
@@ -373,8 +373,6 @@ static void grad_in_place(const lod_rank_grad_args *args) {
             .t0 = t0,
             .tokens = tokens,
             .ahead = smaller(GRAD_AHEAD, left) * args->ldx,
-            .first = t0 == 0,
-            .last = left == 0,
         };
         grad_columns(&b, args->n);
         t0 += tokens;
@@ -403,8 +401,6 @@ static void grad_copied(const lod_rank_grad_args *args, size_t column) {
             .t0 = t0,
             .tokens = tokens,
             .column = column,
-            .first = t0 == 0,
-            .last = t0 + tokens == args->tokens,
         };
         grad_columns(&b, columns);
         t0 += tokens;
@@ -461,8 +457,6 @@ static void grad_packed(const lod_rank_grad_args *args, size_t column) {
             .t0 = t0,
             .tokens = tokens,
             .column = column,
-            .first = t0 == 0,
-            .last = t0 + tokens == args->tokens,
         };
         grad_columns(&b, count);
         t0 += tokens;
@@ -472,7 +466,7 @@ static void grad_packed(const lod_rank_grad_args *args, size_t column) {
 
 void LOD_VARIANT(rank_grad_f32)(const lod_rank_grad_args *args) {
     const size_t step = args->columns ? PACK_COLUMNS : GRAD_BLOCK_COLUMNS;
-    const bool one_group = args->r <= LOD_GRAD_RANKS || args->r == LOD_GRAD_TALL;
+    const bool one_group = args->r <= LOD_GRAD_RANKS || args->r == GRAD_TALL;
     if (!args->columns && (!args->keep || one_group)) {
         grad_in_place(args);
         return;
