@@ -3,8 +3,8 @@ BUILD ?= build
 VENV ?= .venv
 JOBS ?= $(shell nproc)
 CMAKE_FLAGS ?=
-PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libsentencepiece-dev libsleef-dev make \
-           ninja-build pkg-config python3 wordnet-base
+PACKAGES = cmake g++ gcc libbenchmark-dev libhwloc-dev libjansson-dev libpcre2-dev libsentencepiece-dev libsleef-dev \
+           make ninja-build pkg-config python3 wordnet-base
 INSTALL = apt-get install -y --no-install-recommends
 
 .PHONY: help deps build demo study test interop bench mca compare clean

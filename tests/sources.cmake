@@ -17,6 +17,8 @@ if(TARGET lod_trainer)
         target_link_libraries(${name} PRIVATE lod_flags lod_trainer)
         add_test(NAME ${name} COMMAND ${name})
     endforeach()
+    add_executable(tokens tests/interop/tokens.c)
+    target_link_libraries(tokens PRIVATE lod_flags lod_trainer)
 endif()
 
 include(tests/structure/structure.cmake)

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "file.h"
 #include "json.h"
@@ -19,13 +18,14 @@ struct reader {
     const struct tokenizer *tokenizer;
     const struct dataset_options *options;
     uint32_t bos, eos;
+    size_t lead; // tokens before a text: BOS, if the tokenizer has one
     struct token_list list;
     char *text; // prompt and completion as one string
     size_t text_capacity;
     fault *f;
 };
 
-// BOS, the tokens of a prompt and its completion, EOS. Targets are tokens [first_target, count).
+// BOS if there is one, the tokens of a prompt and its completion, EOS. Targets are tokens [first_target, count).
 struct sequence {
     uint32_t *tokens;
     size_t count;
@@ -87,10 +87,10 @@ static bool read_text(struct reader *r, struct json_scope line) {
     if (!json_get_string(line, "text", JSON_REQUIRED, &text, r->f) || !encode(r, line, "text", text, strlen(text))) {
         return false;
     }
-    if (r->list.count == 0) {
-        return json_fault(line, "text", r->f, "gives no tokens");
+    size_t count = r->list.count + r->lead;
+    if (count < 2) {
+        return json_fault(line, "text", r->f, r->list.count ? "gives one token, and none to learn" : "gives no tokens");
     }
-    size_t count = r->list.count + 1;
     if (count > r->options->max_length) {
         count = r->options->max_length;
         r->data->cut++;
@@ -101,7 +101,7 @@ static bool read_text(struct reader *r, struct json_scope line) {
         return fault_memory(r->f, r->file);
     }
     example.tokens[0] = r->bos;
-    memcpy(example.tokens + 1, r->list.ids, (count - 1) * sizeof *example.tokens);
+    memcpy(example.tokens + r->lead, r->list.ids, (count - r->lead) * sizeof *example.tokens);
     return add_example(r, example);
 }
 
@@ -133,28 +133,32 @@ static bool make_sequence(struct reader *r, struct json_scope line, const char *
     while (boundary < count && r->list.ends[boundary] <= prompt_length) {
         boundary++;
     }
-    uint32_t *tokens = malloc((count + 2) * sizeof *tokens);
+    if (boundary + r->lead == 0) {
+        return json_fault(line, "prompt", r->f, "gives no token before the first target, and there is no BOS");
+    }
+    uint32_t *tokens = malloc((r->lead + count + 1) * sizeof *tokens);
     if (!tokens) {
         return fault_memory(r->f, r->file);
     }
     tokens[0] = r->bos;
     if (count) {
-        memcpy(tokens + 1, r->list.ids, count * sizeof *tokens);
+        memcpy(tokens + r->lead, r->list.ids, count * sizeof *tokens);
     }
-    tokens[count + 1] = r->eos;
-    *sequence = (struct sequence){.tokens = tokens, .count = count + 2, .first_target = boundary + 1};
+    tokens[r->lead + count] = r->eos;
+    *sequence =
+        (struct sequence){.tokens = tokens, .count = r->lead + count + 1, .first_target = r->lead + boundary};
     return true;
 }
 
-// Takes `excess` tokens that follow BOS out of the sequence.
-static void cut_left(struct sequence *sequence, size_t excess) {
-    memmove(sequence->tokens + 1, sequence->tokens + 1 + excess,
-            (sequence->count - 1 - excess) * sizeof *sequence->tokens);
+// Takes the first `excess` tokens of the prompt out of the sequence.
+static void cut_left(const struct reader *r, struct sequence *sequence, size_t excess) {
+    uint32_t *first = sequence->tokens + r->lead;
+    memmove(first, first + excess, (sequence->count - r->lead - excess) * sizeof *first);
     sequence->count -= excess;
     sequence->first_target -= excess;
 }
 
-// How many of the `spare` tokens after BOS must go so that `longest` tokens fit.
+// How many of the prompt's `spare` tokens must go so that `longest` tokens fit.
 static bool find_excess(struct reader *r, struct json_scope line, const char *field, size_t longest, size_t spare,
                         size_t *excess) {
     *excess = longest > r->options->max_length ? longest - r->options->max_length : 0;
@@ -179,7 +183,7 @@ static bool read_completion(struct reader *r, struct json_scope line) {
         free(s.tokens);
         return false;
     }
-    cut_left(&s, excess);
+    cut_left(r, &s, excess);
     return add_example(
         r, (struct example){.tokens = s.tokens, .count = s.count, .first_target = s.first_target, .shared = 1});
 }
@@ -280,11 +284,14 @@ static bool fit_choices(struct reader *r, struct json_scope line, struct sequenc
     for (size_t i = 0; i < count; i++) {
         longest = sequences[i].count > longest ? sequences[i].count : longest;
     }
+    if (shared == 0) {
+        return json_fault(line, "prompt", r->f, "the choices share none of its tokens, and there is no BOS");
+    }
     if (!find_excess(r, line, "choices", longest, shared - 1, &excess)) {
         return false;
     }
     for (size_t i = 0; i < count; i++) {
-        cut_left(&sequences[i], excess);
+        cut_left(r, &sequences[i], excess);
     }
     return pack_choices(r, sequences, count, shared - excess, label);
 }
@@ -413,7 +420,7 @@ static bool read_stream(struct reader *r, const char *bytes, size_t size) {
     if (!encode(r, (struct json_scope){.file = r->file}, "text", bytes, size)) {
         return false;
     }
-    size_t total = r->list.count + 1; // BOS leads the stream
+    size_t total = r->lead + r->list.count;
     for (size_t start = 0; start + 1 < total; start += r->options->max_length) {
         size_t left = total - start;
         size_t count = left < r->options->max_length ? left : r->options->max_length;
@@ -422,7 +429,7 @@ static bool read_stream(struct reader *r, const char *bytes, size_t size) {
             return fault_memory(r->f, r->file);
         }
         for (size_t i = 0; i < count; i++) {
-            tokens[i] = start + i ? r->list.ids[start + i - 1] : r->bos;
+            tokens[i] = start + i < r->lead ? r->bos : r->list.ids[start + i - r->lead];
         }
         if (!add_example(r, (struct example){.tokens = tokens, .count = count, .first_target = 1, .shared = 1})) {
             return false;
@@ -448,9 +455,10 @@ static bool read_bytes(struct dataset *data, const void *bytes, size_t size, con
     if (options->max_length < 2) {
         return fault_set(f, FAULT_USAGE, NULL, "max_length", "is %zu, must be at least 2", options->max_length);
     }
-    if (!check_special(&r, "BOS", bos) || !check_special(&r, "EOS", eos)) {
+    if ((bos >= 0 && !check_special(&r, "BOS", bos)) || !check_special(&r, "EOS", eos)) {
         return false;
     }
+    r.lead = bos >= 0;
     r.bos = (uint32_t)bos;
     r.eos = (uint32_t)eos;
     bool done = (lines ? read_lines : read_stream)(&r, bytes, size);
@@ -470,11 +478,6 @@ bool dataset_read_jsonl(struct dataset *data, const void *bytes, size_t size, co
     return read_bytes(data, bytes, size, file, true, tokenizer, options, f);
 }
 
-static bool ends_with(const char *text, const char *end) { // in capitals or not
-    size_t length = strlen(text), part = strlen(end);
-    return length >= part && strcasecmp(text + length - part, end) == 0;
-}
-
 bool dataset_read(struct dataset *data, const char *path, const struct tokenizer *tokenizer,
                   const struct dataset_options *options, fault *f) {
     // Structured files that would train as plain text without a word.
@@ -482,7 +485,7 @@ bool dataset_read(struct dataset *data, const char *path, const struct tokenizer
     struct mapped_file map;
     *data = (struct dataset){0};
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
-        if (ends_with(path, refused[i])) {
+        if (file_ends_with(path, refused[i])) {
             return fault_set(f, FAULT_INPUT, path, NULL, "%s files are not read, only .jsonl and plain text",
                              refused[i]);
         }
@@ -490,7 +493,7 @@ bool dataset_read(struct dataset *data, const char *path, const struct tokenizer
     if (!file_map(&map, path, f)) {
         return false;
     }
-    bool done = read_bytes(data, map.data, map.size, path, ends_with(path, ".jsonl"), tokenizer, options, f);
+    bool done = read_bytes(data, map.data, map.size, path, file_ends_with(path, ".jsonl"), tokenizer, options, f);
     file_unmap(&map);
     return done;
 }

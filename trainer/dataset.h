@@ -9,6 +9,7 @@
 //                                    Too long: all choices lose the same tokens, as many as the longest one must.
 // Any other file is plain text: BOS + the text as one stream, in blocks of max_length tokens with the short tail kept;
 // targets: all but the first token of each block (a tail of one token has none and is left out).
+// A tokenizer without BOS gives the same without it: the first token is no target, and a prompt may not be empty.
 #ifndef LODROP_TRAINER_DATASET_H
 #define LODROP_TRAINER_DATASET_H
 
@@ -27,12 +28,12 @@ struct example_choice {
 };
 
 struct example {
-    uint32_t *tokens; // the training sequence, BOS first; of choices: the right one's
+    uint32_t *tokens; // the training sequence, BOS first if there is one; of choices: the right one's
     size_t count;
     size_t first_target;            // targets are tokens [first_target, count); at least 1
     struct example_choice *choices; // NULL unless DATASET_CHOICE
     size_t n_choices;
-    size_t shared; // leading tokens that all choices share and none of them targets; at least 1 (BOS)
+    size_t shared; // leading tokens that all choices share and none of them targets; at least 1
     size_t label;  // which choice is right
 };
 

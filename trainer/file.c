@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -61,6 +62,11 @@ bool file_exists(const char *path) {
 bool file_is_folder(const char *path) {
     struct stat info;
     return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+bool file_ends_with(const char *path, const char *end) {
+    size_t length = strlen(path), part = strlen(end);
+    return length >= part && strcasecmp(path + length - part, end) == 0;
 }
 
 bool file_path(char out[FILE_PATH_MAX], const char *folder, const char *name, fault *f) {

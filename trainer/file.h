@@ -23,6 +23,8 @@ bool file_is_folder(const char *path);
 // "folder/name" into out; a folder NULL or empty gives name alone.
 bool file_path(char out[FILE_PATH_MAX], const char *folder, const char *name, fault *f);
 
+bool file_ends_with(const char *path, const char *end); // in capitals or not
+
 // Both are on disk when they return. One that is not there is removed already.
 bool file_rename(const char *from, const char *to, fault *f);
 bool file_remove(const char *path, fault *f);

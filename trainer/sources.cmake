@@ -5,7 +5,8 @@ list(REMOVE_ITEM TRAINER_SOURCES ${TRAINER_MAINS})
 
 add_library(lod_trainer STATIC ${TRAINER_SOURCES})
 target_include_directories(lod_trainer PUBLIC trainer)
-target_link_libraries(lod_trainer PUBLIC lodrop_static PkgConfig::JANSSON PkgConfig::SENTENCEPIECE PRIVATE lod_flags)
+target_link_libraries(lod_trainer PUBLIC lodrop_static PkgConfig::JANSSON PkgConfig::PCRE2
+    PkgConfig::SENTENCEPIECE PRIVATE lod_flags)
 
 foreach(main ${TRAINER_MAINS})
     get_filename_component(name ${main} NAME_WE)

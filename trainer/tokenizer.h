@@ -1,4 +1,4 @@
-// Text to tokens and back, by SentencePiece. The library's C++ stays behind this header and no exception leaves it.
+// Text to tokens and back, by SentencePiece or byte-level BPE.
 #ifndef LODROP_TRAINER_TOKENIZER_H
 #define LODROP_TRAINER_TOKENIZER_H
 
@@ -8,14 +8,14 @@
 
 struct tokenizer;
 
-// path: tokenizer.model, or the folder that holds it.
+// path: a tokenizer.model (SentencePiece) or *.json (byte-level BPE), or the folder that holds tokenizer.model or, if
+// it has none, tokenizer.json.
 bool tokenizer_load(struct tokenizer **loaded, const char *path, fault *f);
 void tokenizer_free(struct tokenizer *t);
 
 uint32_t tokenizer_vocab_size(const struct tokenizer *t);
 int32_t tokenizer_bos(const struct tokenizer *t); // -1: it has none
 int32_t tokenizer_eos(const struct tokenizer *t);
-int32_t tokenizer_unk(const struct tokenizer *t);
 
 // Tokens of a text without BOS or EOS. ends[i] is the byte of the text that follows token i; all byte tokens of one
 // character end where the character ends. Zero it before the first use; encoding into it again keeps its memory.
@@ -27,6 +27,7 @@ struct token_list {
 };
 
 void token_list_free(struct token_list *list);
+bool token_list_reserve(struct token_list *list, size_t count); // room for so many; false: no memory
 
 // text: UTF-8, `length` bytes, less than 1 GiB.
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f);

@@ -45,14 +45,14 @@ static void put_piece(struct message *m, const char *text, float score, unsigned
     put_bytes(m, 1, piece.bytes, piece.size);
 }
 
-const char *write_small_tokenizer(const char *name, int special) {
+const char *write_small_tokenizer(const char *name, enum small_special special) {
     static const char *const words[] = {"no", "ye", "yes", "\xe2\x96\x81yes", "\xe2\x96\x81no"};
     static struct message model;
     char text[8];
     model.size = 0;
     put_piece(&model, "<unk>", 0, UNKNOWN);
-    put_piece(&model, "<s>", 0, special ? CONTROL : NORMAL);
-    put_piece(&model, "</s>", 0, special ? CONTROL : NORMAL);
+    put_piece(&model, "<s>", 0, special == SMALL_BOS_EOS ? CONTROL : NORMAL);
+    put_piece(&model, "</s>", 0, special != SMALL_PLAIN ? CONTROL : NORMAL);
     for (unsigned byte = 0; byte < 256; byte++) {
         snprintf(text, sizeof text, "<0x%02X>", byte);
         put_piece(&model, text, 0, BYTE);

@@ -16,8 +16,9 @@ enum {
     SMALL_TOKENS = 291
 };
 
-// Writes the model under that name into the temporary folder and returns its path. Without special tokens, <s> and </s>
-// are ordinary pieces and the model has neither BOS nor EOS.
-const char *write_small_tokenizer(const char *name, int special);
+// Writes the model under that name into the temporary folder and returns its path. What is not asked for of <s> (BOS)
+// and </s> (EOS) is an ordinary piece.
+enum small_special { SMALL_PLAIN, SMALL_ONLY_EOS, SMALL_BOS_EOS };
+const char *write_small_tokenizer(const char *name, enum small_special special);
 
 #endif

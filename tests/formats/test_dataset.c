@@ -243,10 +243,48 @@ static void vocabularies(void) {
     REFUSED(dataset_read_jsonl(&d, line, strlen(line), "data.jsonl", tokenizer, &options, &f), &f, FAULT_USAGE,
             "max_length", "at least 2");
     struct tokenizer *plain;
-    CHECK(tokenizer_load(&plain, write_small_tokenizer("plain.model", 0), &f));
+    CHECK(tokenizer_load(&plain, write_small_tokenizer("plain.model", SMALL_PLAIN), &f));
     REFUSED(dataset_read_jsonl(&d, line, strlen(line), "data.jsonl", plain, &usual, &f), &f, FAULT_INPUT,
-            "tokenizer: BOS", "missing");
+            "tokenizer: EOS", "missing");
     tokenizer_free(plain);
+}
+
+// Without BOS: the first token is no target, and something must stand before the targets.
+static void without_bos(void) {
+    struct tokenizer *usual_tokenizer = tokenizer;
+    struct dataset d;
+    fault f = {0};
+    CHECK(tokenizer_load(&tokenizer, write_small_tokenizer("eos.model", SMALL_ONLY_EOS), &f));
+    CHECK(read_text(&d, "{\"text\": \"yes no\"}\n{\"text\": \"a yes yes no\"}", 4, &f));
+    CHECK(d.targets == 1 + 3 && d.cut == 1);
+    CHECK(SAME(d.examples[0].tokens, d.examples[0].count, SMALL__YES, SMALL__NO) && d.examples[0].first_target == 1);
+    CHECK(SAME(d.examples[1].tokens, d.examples[1].count, SMALL_SPACE, SMALL_A, SMALL__YES, SMALL__YES));
+    dataset_free(&d);
+    refuse("{\"text\": \"yes\"}", "line 1: text", "gives one token, and none to learn");
+    refuse("{\"text\": \"\"}", "line 1: text", "gives no tokens");
+
+    CHECK(read_text(&d, "{\"prompt\": \"a yes yes\", \"completion\": \" no no\"}", 5, &f) && d.cut == 1);
+    CHECK(SAME(d.examples[0].tokens, d.examples[0].count, SMALL__YES, SMALL__YES, SMALL__NO, SMALL__NO, EOS));
+    CHECK(d.examples[0].first_target == 2);
+    dataset_free(&d);
+    REFUSED(read_text(&d, "{\"prompt\": \"a yes yes\", \"completion\": \" no no\"}", 3, &f), &f, FAULT_INPUT,
+            "line 1: completion", "4 tokens with BOS and EOS but without the prompt, at most 3 fit");
+    refuse("{\"prompt\": \"\", \"completion\": \"yes\"}", "line 1: prompt", "no token before the first target");
+
+    CHECK(read_text(&d, "{\"prompt\": \"a yes\", \"choices\": [\" no\", \" yes no\"], \"label\": 1}", 5, &f));
+    CHECK(d.cut == 1 && d.examples[0].shared == 2 && d.examples[0].first_target == 2);
+    CHECK(CHOICE_IS(&d.examples[0], 0, 2, SMALL_A, SMALL__YES, SMALL__NO, EOS));
+    CHECK(CHOICE_IS(&d.examples[0], 1, 2, SMALL_A, SMALL__YES, SMALL__YES, SMALL__NO, EOS));
+    dataset_free(&d);
+    refuse("{\"prompt\": \"\", \"choices\": [\"yes\", \"no\"], \"label\": 0}", "line 1: prompt", "no token before");
+
+    CHECK(dataset_read(&d, write_text("stream.txt", "a yes yes no"), tokenizer,
+                       &(struct dataset_options){.max_length = 3, .vocab_size = SMALL_TOKENS}, &f));
+    CHECK(d.count == 2 && SAME(d.examples[0].tokens, d.examples[0].count, SMALL_SPACE, SMALL_A, SMALL__YES));
+    CHECK(SAME(d.examples[1].tokens, d.examples[1].count, SMALL__YES, SMALL__NO) && d.targets == 3);
+    dataset_free(&d);
+    tokenizer_free(tokenizer);
+    tokenizer = usual_tokenizer;
 }
 
 static void long_line(void) {
@@ -314,7 +352,7 @@ static void real_stories(void) {
 
 int main(void) {
     fault f = {0};
-    CHECK(tokenizer_load(&tokenizer, write_small_tokenizer("tokenizer.model", 1), &f));
+    CHECK(tokenizer_load(&tokenizer, write_small_tokenizer("tokenizer.model", SMALL_BOS_EOS), &f));
     texts();
     completions();
     long_prompts();
@@ -325,6 +363,7 @@ int main(void) {
     empty_data();
     streams();
     vocabularies();
+    without_bos();
     long_line();
     real_stories();
     tokenizer_free(tokenizer);

@@ -26,9 +26,9 @@ static bool gives(const struct tokenizer *t, const char *text, size_t count, con
 static void small(void) {
     struct tokenizer *t;
     fault f = {0};
-    CHECK(tokenizer_load(&t, write_small_tokenizer("tokenizer.model", 1), &f));
+    CHECK(tokenizer_load(&t, write_small_tokenizer("tokenizer.model", SMALL_BOS_EOS), &f));
     CHECK(tokenizer_vocab_size(t) == SMALL_TOKENS);
-    CHECK(tokenizer_unk(t) == 0 && tokenizer_bos(t) == 1 && tokenizer_eos(t) == 2);
+    CHECK(tokenizer_bos(t) == 1 && tokenizer_eos(t) == 2);
     CHECK(GIVES(t, "yes no", ((uint32_t[]){SMALL__YES, SMALL__NO}), ((size_t[]){3, 6})));
     CHECK(GIVES(t, "ayes", ((uint32_t[]){SMALL_SPACE, SMALL_A, SMALL_YES}), ((size_t[]){0, 1, 4})));
     // The euro sign is no piece: three byte tokens, all ending where the character ends; so too for two of them.
@@ -60,13 +60,13 @@ static void small(void) {
 static void vocabularies(void) {
     struct tokenizer *t;
     fault f = {0};
-    CHECK(tokenizer_load(&t, write_small_tokenizer("tokenizer.model", 1), &f));
+    CHECK(tokenizer_load(&t, write_small_tokenizer("tokenizer.model", SMALL_BOS_EOS), &f));
     CHECK(tokenizer_fits(t, SMALL_TOKENS, &f) && tokenizer_fits(t, 320, &f) && tokenizer_fits(t, 384, &f));
     REFUSED(tokenizer_fits(t, SMALL_TOKENS - 1, &f), &f, FAULT_INPUT, "tokenizer.model: vocabulary",
             "291 tokens, but the model has 290");
     REFUSED(tokenizer_fits(t, 385, &f), &f, FAULT_INPUT, "tokenizer.model: vocabulary", "do not belong together");
     tokenizer_free(t);
-    CHECK(tokenizer_load(&t, write_small_tokenizer("plain.model", 0), &f));
+    CHECK(tokenizer_load(&t, write_small_tokenizer("plain.model", SMALL_PLAIN), &f));
     CHECK(tokenizer_bos(t) == -1 && tokenizer_eos(t) == -1);
     tokenizer_free(t);
 }
@@ -77,14 +77,14 @@ static void bad_files(void) {
     REFUSED(tokenizer_load(&t, temporary("absent.model"), &f), &f, FAULT_INPUT, "absent.model", "No such file");
     CHECK(file_make_folders(temporary("folder"), &f));
     REFUSED(tokenizer_load(&t, temporary("folder"), &f), &f, FAULT_INPUT, "folder/tokenizer.model",
-            "only SentencePiece");
+            "no tokenizer.json either");
     REFUSED(tokenizer_load(&t, write_text("empty.model", ""), &f), &f, FAULT_INPUT, "empty.model",
             "not a SentencePiece model");
     REFUSED(tokenizer_load(&t, write_text("text.model", "{\"model\": 1}"), &f), &f, FAULT_INPUT, "text.model",
             "not a SentencePiece model");
 
     struct mapped_file map;
-    CHECK(file_map(&map, write_small_tokenizer("whole.model", 1), &f));
+    CHECK(file_map(&map, write_small_tokenizer("whole.model", SMALL_BOS_EOS), &f));
     REFUSED(tokenizer_load(&t, write_bytes("cut.model", map.data, map.size / 2 + 1), &f), &f, FAULT_INPUT, "cut.model",
             "not a SentencePiece model");
     file_unmap(&map);

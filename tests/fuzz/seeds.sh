@@ -1,9 +1,9 @@
 #!/bin/sh
 # Writes seeds for the fuzzers: seeds.sh FOLDER makes FOLDER/safetensors, FOLDER/config, FOLDER/jsonl, FOLDER/drop,
-# FOLDER/sweep and FOLDER/wisdom.
+# FOLDER/sweep, FOLDER/tokenizer and FOLDER/wisdom.
 set -eu
 out=$1
-mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop" "$out/sweep" "$out/wisdom"
+mkdir -p "$out/safetensors" "$out/config" "$out/jsonl" "$out/drop" "$out/sweep" "$out/tokenizer" "$out/wisdom"
 
 # tensors NAME HEADER DATA: the header's length as 8 bytes, the header, the data
 tensors() {
@@ -48,6 +48,21 @@ cat > "$out/sweep/runs" <<END
 {"runs": [{"name": "plain"}, {"name": "keys", "method": "dropkey", "rate": 0.2}], "vary": {"seed": [0, 1, 2]}}
 END
 printf '{"vary": {"drop": [[], ["attn_logit:column:0.1", "hidden:element:0.1"]]}}' > "$out/sweep/lists"
+
+# The letters of the fuzzer's text, with the space as U+0120, the line's end as U+010A, and two-byte letters' bytes.
+vocab='"a":0,"b":1,"c":2,"1":3,"2":4,"\u0120":5,"\u010a":6,"<":7,"e":8,">":9,"i":10,"t":11,"s":12,"'"'"'":13'
+vocab="$vocab"',"\u00c3":14,"\u00a9":15,"\u00e2":16,"\u0124":17,"\u00ac":18,"ab":19,"abab":20,"\u0120ab":21,"abc":22'
+tokenizer() { # NAME MERGES ADDED STEPS MODEL
+    printf '{"added_tokens":[%s],"normalizer":null,"pre_tokenizer":%s,"model":{"type":"BPE",%s"vocab":{%s},"merges":[%s]}}' \
+        "$3" "$4" "$5" "$vocab" "$2" > "$out/tokenizer/$1"
+}
+tokenizer plain '"a b","ab ab",["\u0120","ab"],"ab c"' '' '{"type":"ByteLevel","add_prefix_space":false}' ''
+tokenizer added '"a b","ab ab"' '{"id":23,"content":"<e>"},{"id":24,"content":"it","normalized":true}' \
+    '{"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false}]}' \
+    '"unk_token":"<e>",'
+tokenizer split '"a b"' '' \
+    '{"type":"Sequence","pretokenizers":[{"type":"Split","behavior":"Isolated","pattern":{"Regex":"\\\\p{L}+|\\\\s+(?!\\\\S)"}},{"type":"ByteLevel","add_prefix_space":false,"use_regex":false}]}' \
+    '"ignore_merges":true,'
 
 lowrank='lowrank n_in=576 n_out=1536 tokens=1024: measured, forward 6x16 mc 258 kc 288 columns, backward 6x16 mc 258 kc 512 tokens'
 attention='attention heads=9 kv_heads=3 head_dim=64 keys=256 queries=256: exhausted, 6x16 queries 66'

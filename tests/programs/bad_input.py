@@ -75,6 +75,14 @@ def with_vocabulary(size):
     return damage
 
 
+def only_tokenizer_json(text):
+    def damage(case):
+        (case.model / "tokenizer.model").unlink()
+        (case.model / "tokenizer.json").write_text(text)
+
+    return damage
+
+
 def in_line(number, text):
     def damage(case):
         lines = case.data.read_text().splitlines()
@@ -135,7 +143,10 @@ FILES = [
     ("tokenizer of other bytes", lambda case: (case.model / "tokenizer.model").write_bytes(b"\xff" * 99),
      ["tokenizer.model", "SentencePiece"]),
     ("tokenizer missing", lambda case: (case.model / "tokenizer.model").unlink(),
-     ["tokenizer.model", "missing", "SentencePiece"]),
+     ["tokenizer.model", "missing", "tokenizer.json"]),
+    ("tokenizer.json of other kinds", only_tokenizer_json('{"model": {"type": "Unigram", "vocab": {}}}'),
+     ["tokenizer.json", "model.type", "Unigram"]),
+    ("tokenizer.json cut", only_tokenizer_json('{"model": {"type": "BPE", '), ["tokenizer.json", "not valid JSON"]),
     ("line 7 broken", in_line(7, '{"text": "the end'), ["data.jsonl", "line 7", "JSON"]),
     ("line 7 no object", in_line(7, '"the end"'), ["data.jsonl", "line 7", "JSON"]),
     ("line 7 without text", in_line(7, '{"words": "the end"}'), ["data.jsonl", "line 7", "text", "missing"]),
