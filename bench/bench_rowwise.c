@@ -117,7 +117,7 @@ static bool make(rowwise *r, const rowwise_case *c, lod_error *err) {
     const size_t head_dim = s->width / s->heads;
     r->table = bench_floats(s->tokens * head_dim);
     // Real angles: RoPE runs in place, and anything but rotations would grow or fade.
-    if (r->table) lod_rope_tables(s->tokens, head_dim, 10000, r->table, r->table + s->tokens * head_dim / 2);
+    if (r->table) lod_rope_tables(s->tokens, head_dim, 10000, NULL, r->table, r->table + s->tokens * head_dim / 2);
     r->position = bench_memory(s->tokens * sizeof *r->position);
     for (size_t t = 0; r->position && t < s->tokens; t++) {
         r->position[t] = (uint32_t)t;

@@ -374,7 +374,7 @@ static void make_rope(kernel_build *b) {
     args.x = floats(b, UPDATED, rows, n, n);
     args.position = indices(b, rows, 0, 1);
     float *cosine = floats(b, READ, rows, half, half), *sine = floats(b, READ, rows, half, half);
-    lod_rope_tables(rows, 2 * half, 10000, cosine, sine);
+    lod_rope_tables(rows, 2 * half, 10000, NULL, cosine, sine);
     args.cosine = cosine, args.sine = sine;
     GIVE(b, args);
 }

@@ -426,10 +426,21 @@ typedef struct lod_rope_args {
 
 LOD_API lod_status lod_rope(const lod_plan *plan, const lod_rope_args *args, lod_error *err);
 
+/// Llama 3.1's frequencies, for more positions than it was pre-trained on (rope_type "llama3" of Hugging Face's files).
+/// Waves longer than original_positions / low_freq_factor positions become `factor` times as long, those shorter than
+/// original_positions / high_freq_factor stay, between the two the frequencies are blended linearly in 1 / wave length.
+typedef struct lod_rope_scaling {
+    double factor;
+    double low_freq_factor;
+    double high_freq_factor; ///< more than low_freq_factor
+    double original_positions;
+} lod_rope_scaling;
+
 /// Fills both tables [positions][head_dim / 2], head_dim even, for positions 0 .. positions-1: angle = position *
-/// theta^(-2 i / head_dim), where exponent, frequency and angle are rounded to float32, as most models were trained.
-/// The functions are SLEEF's reproducible ones in double, so that every machine has the same tables.
-LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, float *cosine, float *sine);
+/// theta^(-2 i / head_dim), scaled unless scaling is NULL; exponent, frequency and angle are rounded to float32, as
+/// most models were trained. The functions are SLEEF's reproducible ones in double: every machine has the same tables.
+LOD_API void lod_rope_tables(size_t positions, size_t head_dim, double theta, const lod_rope_scaling *scaling,
+                             float *cosine, float *sine);
 
 /// SwiGLU (arXiv 2002.05202): y = silu(gate) * up, silu(g) = g / (1 + exp(-g)). backward: dgate and dup from dy.
 typedef struct lod_silu_mul_args {

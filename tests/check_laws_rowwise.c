@@ -118,7 +118,7 @@ CHECK_ONCE(rowwise_rope, 0xad766c95c4ba4aa0) {
     for (size_t t = 0; t < ROWS; t++) {
         position[t] = (uint32_t)(t * 7 % POSITIONS);
     }
-    CHECK_CALL(lod_rope_tables(POSITIONS, HEAD_DIM, 10000, cosine, sine));
+    CHECK_CALL(lod_rope_tables(POSITIONS, HEAD_DIM, 10000, NULL, cosine, sine));
     memcpy(want, x, CELLS * sizeof *x);
     float *start = check_floats("start", CHECK_OUT, ROWS, WIDTH, WIDTH);
     memcpy(start, x, CELLS * sizeof *x);
@@ -132,24 +132,45 @@ CHECK_ONCE(rowwise_rope, 0xad766c95c4ba4aa0) {
     check_share(x);
 }
 
-// Against the angle in double. Frequency and angle are rounded to float32 on the way, as where most models were
-// trained: four roundings (exponent, power, reciprocal, angle), the exponent's magnified by ln theta.
-CHECK_ONCE(rope_tables, 0x8533898b5f616cf8) {
-    static const double thetas[] = {10000, 500000};
+// The frequency in double, and what its roundings to float32 may do to it: three (exponent, power, reciprocal), the
+// exponent's magnified by ln theta; scaled, one more, or between the bands seven more and those of the share: eight in
+// original / wave, which may be high_freq_factor.
+static double rope_frequency(size_t i, size_t head_dim, double theta, const lod_rope_scaling *s, double *error) {
+    const double f = pow(theta, -2.0 * (double)i / (double)head_dim), wave = 2 * acos(-1.0) / f;
+    *error = f * check_gamma(3 + log(theta));
+    if (!s || wave < s->original_positions / s->high_freq_factor) {
+        return f;
+    }
+    if (wave > s->original_positions / s->low_freq_factor) {
+        *error = f / s->factor * check_gamma(4 + log(theta));
+        return f / s->factor;
+    }
+    const double width = s->high_freq_factor - s->low_freq_factor;
+    const double share = (s->original_positions / wave - s->low_freq_factor) / width;
+    *error = f * (check_gamma(7 + log(theta)) + check_gamma(8 + log(theta)) * s->high_freq_factor / width);
+    return (1 - share) * f / s->factor + share * f;
+}
+
+// Against the angle in double, of which position times frequency is one more rounding.
+CHECK_ONCE(rope_tables, 0x3cb50c2b11de5cac) {
+    static const double thetas[] = {10000, 500000, 500000};
+    static const lod_rope_scaling llama3 = {32, 1, 4, 8192};
     enum { POSITIONS = 2100, HEAD_DIM = 64, HALF = HEAD_DIM / 2 };
-    for (size_t i = 0; i < 2; i++) {
-        check_shape("theta=%g", thetas[i]);
+    for (size_t i = 0; i < 3; i++) {
+        const lod_rope_scaling *scaling = i == 2 ? &llama3 : NULL;
+        check_shape("theta=%g%s", thetas[i], scaling ? " scaled" : "");
         float *cosine = check_floats("cosine", CHECK_OUT, POSITIONS, HALF, HALF);
         float *sine = check_floats("sine", CHECK_OUT, POSITIONS, HALF, HALF);
-        CHECK_CALL(lod_rope_tables(POSITIONS, HEAD_DIM, thetas[i], cosine, sine));
+        CHECK_CALL(lod_rope_tables(POSITIONS, HEAD_DIM, thetas[i], scaling, cosine, sine));
         check_share(cosine);
         check_share(sine);
         double *c = check_doubles(POSITIONS * HALF), *s = check_doubles(POSITIONS * HALF);
         double *bound = check_doubles(POSITIONS * HALF);
         for (size_t cell = 0; cell < POSITIONS * HALF; cell++) {
-            double angle = (double)(cell / HALF) * pow(thetas[i], -2.0 * (double)(cell % HALF) / HEAD_DIM);
-            c[cell] = cos(angle), s[cell] = sin(angle);
-            bound[cell] = CHECK_U + angle * check_gamma(3 + log(thetas[i]));
+            double error, position = (double)(cell / HALF);
+            double frequency = rope_frequency(cell % HALF, HEAD_DIM, thetas[i], scaling, &error);
+            c[cell] = cos(position * frequency), s[cell] = sin(position * frequency);
+            bound[cell] = CHECK_U + position * (error + (frequency + error) * CHECK_U);
         }
         check_near(cosine, c, bound);
         check_near(sine, s, bound);

@@ -67,15 +67,33 @@ static bool read_sizes(struct model_config *config, struct json_scope scope, fau
            read_size(scope, "max_position_embeddings", JSON_REQUIRED, MAX_SIZE, &config->max_positions, f);
 }
 
-// Scaled RoPE turns other angles than ours: only its plain form may be asked for. Older files call the type "type".
-static bool check_rope_type(struct json_scope scope, fault *f) {
+static bool read_llama3_scaling(struct model_config *config, struct json_scope scope, fault *f) {
+    lod_rope_scaling s = {.original_positions = config->max_positions};
+    if (!json_get_number(scope, "factor", JSON_REQUIRED, 1.0, 1e6, &s.factor, f) ||
+        !json_get_number(scope, "low_freq_factor", JSON_REQUIRED, 1e-3, 1e6, &s.low_freq_factor, f) ||
+        !json_get_number(scope, "high_freq_factor", JSON_REQUIRED, 1e-3, 1e6, &s.high_freq_factor, f) ||
+        !json_get_number(scope, "original_max_position_embeddings", JSON_OPTIONAL, 1.0, MAX_SIZE,
+                         &s.original_positions, f)) {
+        return false;
+    }
+    config->rope_scaling = s;
+    return s.high_freq_factor > s.low_freq_factor ||
+           json_fault(scope, "high_freq_factor", f, "is %g, must be above low_freq_factor, %g", s.high_freq_factor,
+                      s.low_freq_factor);
+}
+
+// Older files call the type "type".
+static bool read_rope_type(struct model_config *config, struct json_scope scope, fault *f) {
     const char *type = "default";
     const char *field = json_has(scope, "rope_type") ? "rope_type" : "type";
     if (!json_get_string(scope, field, JSON_OPTIONAL, &type, f)) {
         return false;
     }
+    if (strcmp(type, "llama3") == 0) {
+        return read_llama3_scaling(config, scope, f);
+    }
     return strcmp(type, "default") == 0 ||
-           json_fault(scope, field, f, "scaled RoPE (\"%s\") is not supported, only \"default\"", type);
+           json_fault(scope, field, f, "\"%s\" is not supported, only \"default\" and \"llama3\"", type);
 }
 
 static bool read_rope(struct model_config *config, struct json_scope scope, fault *f) {
@@ -89,7 +107,7 @@ static bool read_rope(struct model_config *config, struct json_scope scope, faul
     double rotary = 1.0;
     struct json_scope within_scaling = {.object = scaling, .file = scope.file, .within = "rope_scaling"};
     struct json_scope within_parameters = {.object = parameters, .file = scope.file, .within = "rope_parameters"};
-    return check_rope_type(within_scaling, f) && check_rope_type(within_parameters, f) &&
+    return read_rope_type(config, within_scaling, f) && read_rope_type(config, within_parameters, f) &&
            json_get_number(within_parameters, "partial_rotary_factor", JSON_OPTIONAL, 1.0, 1.0, &rotary, f) &&
            json_get_number(within_parameters, "rope_theta", JSON_OPTIONAL, 1.0, 1e12, &config->rope_theta, f);
 }

@@ -2,6 +2,7 @@
 #ifndef LODROP_TRAINER_CONFIG_H
 #define LODROP_TRAINER_CONFIG_H
 
+#include <lodrop.h>
 #include <stdint.h>
 
 #include "fault.h"
@@ -19,6 +20,7 @@ struct model_config {
     uint32_t max_positions; // max_position_embeddings
     double rms_norm_eps;
     double rope_theta;
+    lod_rope_scaling rope_scaling; // factor 0: none
     double attention_dropout, hidden_dropout; // what the model's config says; 0 where it says nothing
     bool tie_word_embeddings; // the output matrix is the embedding matrix
     int32_t bos_token_id;     // -1: not given
@@ -26,8 +28,8 @@ struct model_config {
     int32_t eos_token_ids[MODEL_MAX_EOS]; // the first is the one that is written
 };
 
-// path: config.json, or the folder that holds it. What the kernels do not compute (other families, biases, scaled RoPE,
-// another activation) is refused by name.
+// path: config.json, or the folder that holds it. What the kernels do not compute (other families, biases, other
+// scalings of RoPE than Llama 3's, another activation) is refused by name.
 bool model_config_read(struct model_config *config, const char *path, fault *f);
 bool model_config_parse(struct model_config *config, const void *data, size_t size, const char *file, fault *f);
 

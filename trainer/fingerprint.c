@@ -52,6 +52,9 @@ uint64_t fingerprint_of_model(const struct model *m) {
     uint64_t hash = start();
     add_bytes(&hash, sizes, sizeof sizes);
     add_bytes(&hash, settings, sizeof settings);
+    if (c->rope_scaling.factor > 0) {
+        add_bytes(&hash, &c->rope_scaling, sizeof c->rope_scaling);
+    }
     add_bytes(&hash, m->final_norm, norm);
     add_some(&hash, &m->head, c->hidden_size, c->vocab_size);
     add_bytes(&hash, m->embedding->data, m->embedding->bytes < 1024 ? m->embedding->bytes : 1024);

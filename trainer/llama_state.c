@@ -351,7 +351,9 @@ bool llama_open(struct llama **opened, const struct model *model, const struct l
     }
     struct arena carve = {.base = l->memory};
     take_all(l, &carve);
-    lod_rope_tables(limits->length, model->config.head_dim, model->config.rope_theta, l->cosine, l->sine);
+    const struct model_config *c = &model->config;
+    lod_rope_tables(limits->length, c->head_dim, c->rope_theta, c->rope_scaling.factor > 0 ? &c->rope_scaling : NULL,
+                    l->cosine, l->sine);
     if (l->branch) {
         start_branch(l);
     }

@@ -57,7 +57,13 @@ static void given(void) {
     CHECK(c.hidden_dropout == 0.2 && c.attention_dropout == 0.1 && c.rope_theta == 5e5 && c.bos_token_id == 1);
     CHECK(c.eos_count == 2 && c.eos_token_ids[0] == 2 && c.eos_token_ids[1] == 3);
     CHECK(parse(&c, "{\"rope_theta\": 1000000, \"eos_token_id\": 5, \"rope_scaling\": {\"type\": \"default\"}}", &f));
-    CHECK(c.rope_theta == 1e6 && c.eos_count == 1 && c.eos_token_ids[0] == 5);
+    CHECK(c.rope_theta == 1e6 && c.eos_count == 1 && c.eos_token_ids[0] == 5 && c.rope_scaling.factor == 0);
+    CHECK(parse(&c,
+                "{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1.0,"
+                " \"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 100}}",
+                &f));
+    CHECK(c.rope_scaling.factor == 8 && c.rope_scaling.low_freq_factor == 1 && c.rope_scaling.high_freq_factor == 4 &&
+          c.rope_scaling.original_positions == 100);
 }
 
 static void refused(void) {
@@ -82,9 +88,13 @@ static void refused(void) {
     refuse("{\"rms_norm_eps\": 0}", "rms_norm_eps", "is 0");
     refuse("{\"rms_norm_eps\": 1}", "rms_norm_eps", "is 1");
     refuse("{\"rope_theta\": -1}", "rope_theta", "is -1");
-    refuse("{\"rope_scaling\": {\"rope_type\": \"llama3\"}}", "rope_scaling.rope_type", "scaled RoPE (\"llama3\")");
-    refuse("{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}", "rope_scaling.type", "scaled RoPE");
-    refuse("{\"rope_parameters\": {\"rope_type\": \"yarn\"}}", "rope_parameters.rope_type", "scaled RoPE");
+    refuse("{\"rope_scaling\": {\"rope_type\": \"llama3\"}}", "rope_scaling.factor", "missing");
+    refuse("{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 0.5}}", "rope_scaling.factor", "is 0.5");
+    refuse("{\"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4,"
+           " \"high_freq_factor\": 4}}",
+           "rope_parameters.high_freq_factor", "above low_freq_factor");
+    refuse("{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}", "rope_scaling.type", "\"linear\" is not");
+    refuse("{\"rope_parameters\": {\"rope_type\": \"yarn\"}}", "rope_parameters.rope_type", "\"yarn\" is not");
     refuse("{\"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", "rope_parameters.partial_rotary_factor",
            "is 0.5");
     refuse("{\"rope_parameters\": 1}", "rope_parameters", "must be an object");

@@ -22,6 +22,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(c.head_dim && c.head_dim % 8 == 0 && c.head_dim <= MODEL_MAX_HEAD_DIM);
         check(c.vocab_size && c.bos_token_id < (int64_t)c.vocab_size && c.eos_count <= MODEL_MAX_EOS);
         check(c.rms_norm_eps > 0 && c.rms_norm_eps < 1 && c.rope_theta >= 1);
+        check(c.rope_scaling.factor == 0 || (c.rope_scaling.factor >= 1 && c.rope_scaling.original_positions >= 1 &&
+                                             c.rope_scaling.high_freq_factor > c.rope_scaling.low_freq_factor));
         check(c.attention_dropout >= 0 && c.attention_dropout < 1);
         check(c.hidden_dropout >= 0 && c.hidden_dropout < 1);
     } else {

@@ -20,7 +20,9 @@ cat > "$out/config/llama" <<END
  "num_hidden_layers": 5, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 8, "vocab_size": 512,
  "max_position_embeddings": 512, "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "hidden_act": "silu", "mlp_bias": false,
  "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": [2, 3], "attention_dropout": 0.1,
- "hidden_dropout_prob": 0.1, "rope_scaling": null,
+ "hidden_dropout_prob": 0.1,
+ "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 8192, "rope_type": "llama3"},
  "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default", "partial_rotary_factor": 1.0}}
 END
 cat > "$out/config/adapter" <<END

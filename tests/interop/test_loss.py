@@ -73,5 +73,12 @@ def test_other_rope_theta(context):
     return detail
 
 
+def test_llama3_scaling(context):
+    """Frequencies in all three bands: waves of 6 to 2000 positions, those of 64 to 256 blended."""
+    rope = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 256}
+    return check_random_model(context, "random-llama3", rope_parameters=rope)
+
+
 def test_tied_head_and_no_gqa(context):
     return check_random_model(context, "random-tied", **TIED)

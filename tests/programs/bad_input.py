@@ -136,7 +136,7 @@ FILES = [
     ("config with a size of 0", in_config(num_hidden_layers=0), ["config.json", "num_hidden_layers", "0"]),
     ("config with a size of text", in_config(vocab_size="many"), ["config.json", "vocab_size", "integer"]),
     ("another family", in_config(model_type="bert"), ["config.json", "model_type", '"bert"']),
-    ("scaled RoPE", in_config(rope_scaling={"rope_type": "llama3"}), ["config.json", "rope_type", "llama3"]),
+    ("scaled RoPE", in_config(rope_scaling={"rope_type": "yarn"}), ["config.json", "rope_type", "yarn"]),
     ("tokenizer smaller than the model", with_vocabulary(129), ["tokenizer.model", "vocabulary", TOKENS, "129"]),
     ("tokenizer larger than the model", with_vocabulary(len(PIECES) - 1),
      ["tokenizer.model", "vocabulary", TOKENS, str(len(PIECES) - 1)]),

@@ -67,7 +67,7 @@ void small_llama_make(small_llama *s, uint64_t seed, unsigned modules, double p)
     m->final_norm = small_random(s, WIDTH, 1);
     double *cosine = take(s, TOKENS * HEAD_DIM / 2), *sine = take(s, TOKENS * HEAD_DIM / 2);
     float tables[2][TOKENS * HEAD_DIM / 2];
-    lod_rope_tables(TOKENS, HEAD_DIM, 10000, tables[0], tables[1]);
+    lod_rope_tables(TOKENS, HEAD_DIM, 10000, NULL, tables[0], tables[1]);
     for (size_t i = 0; i < TOKENS * HEAD_DIM / 2; i++) {
         cosine[i] = tables[0][i], sine[i] = tables[1][i];
     }
