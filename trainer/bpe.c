@@ -5,7 +5,7 @@
 
 #include "tokenizer.h"
 
-enum { NOWHERE = UINT32_MAX };
+static const uint32_t NOWHERE = UINT32_MAX; // no neighbour
 
 // A word being merged: what is left of its bytes, in order, and all pairs that may merge, the first to do so on top.
 struct symbol {
@@ -241,12 +241,12 @@ bool bpe_encode(const struct bpe *b, const char *text, size_t length, struct tok
     return done;
 }
 
-bool bpe_decode(const struct bpe *b, const uint32_t *ids, size_t count, char **text, fault *f) {
-    size_t length = 0;
+bool bpe_decode(const struct bpe *b, const uint32_t *ids, size_t count, char **text, size_t *length, fault *f) {
+    *length = 0;
     for (size_t i = 0; i < count; i++) {
-        length += b->tokens[ids[i]].length;
+        *length += b->tokens[ids[i]].length;
     }
-    char *next = *text = malloc(length + 1);
+    char *next = *text = malloc(*length + 1);
     if (!next) {
         return fault_memory(f, b->file);
     }

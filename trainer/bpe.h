@@ -69,6 +69,6 @@ void bpe_free(struct bpe *b);
 
 // As tokenizer_encode and tokenizer_decode.
 bool bpe_encode(const struct bpe *b, const char *text, size_t length, struct token_list *out, fault *f);
-bool bpe_decode(const struct bpe *b, const uint32_t *ids, size_t count, char **text, fault *f);
+bool bpe_decode(const struct bpe *b, const uint32_t *ids, size_t count, char **text, size_t *length, fault *f);
 
 #endif

@@ -402,7 +402,7 @@ static bool read_lines(struct reader *r, const char *bytes, size_t size) {
     return true;
 }
 
-static bool is_text(const char *bytes, size_t size) {
+bool dataset_is_text(const char *bytes, size_t size) {
     json_t *text = json_stringn(bytes, size);
     bool valid = text && !memchr(bytes, 0, size);
     json_decref(text);
@@ -414,7 +414,7 @@ static bool read_stream(struct reader *r, const char *bytes, size_t size) {
     if (size == 0) {
         return true;
     }
-    if (!is_text(bytes, size)) {
+    if (!dataset_is_text(bytes, size)) {
         return fault_set(r->f, FAULT_INPUT, r->file, NULL, "not UTF-8 text");
     }
     if (!encode(r, (struct json_scope){.file = r->file}, "text", bytes, size)) {

@@ -58,4 +58,7 @@ bool dataset_read_jsonl(struct dataset *data, const void *bytes, size_t size, co
                         const struct tokenizer *tokenizer, const struct dataset_options *options, fault *f);
 void dataset_free(struct dataset *data);
 
+// UTF-8 without a zero byte. size: 1 or more.
+bool dataset_is_text(const char *bytes, size_t size);
+
 #endif

@@ -1,10 +1,10 @@
 // lodrop-eval: the loss of a model, with or without an adapter, on held-out data.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "evaluate.h"
 #include "file.h"
+#include "inference.h"
 #include "options.h"
 #include "wisdom.h"
 
@@ -66,79 +66,23 @@ static const struct option_table TABLE = {
 };
 
 struct eval_run {
-    struct model model;
-    struct tokenizer *tokenizer;
+    struct inference inference;
     struct dataset data;
-    struct adapter_recipe recipe;
-    struct layer_dropouts *own;      // [layers], what the adapter was trained with; NULL: the same as
-    struct layer_dropouts *dropouts; // [layers], what acts here
-    struct lora lora;
 };
 
-// The adapter's own dropouts of A and B, or those of --drop in their place; dropout on the input is of training alone.
-static bool choose_ensemble(struct dropouts *d, const struct eval_options *o, fault *f) {
-    size_t kept = 0, ours = 0;
-    for (size_t i = 0; i < d->count; i++) {
-        bool matrix = dropout_is_of_matrix(&d->list[i]);
-        if (matrix ? !o->drop.count : d->list[i].position != DROPOUT_LORA_INPUT) {
-            d->list[kept++] = d->list[i];
-            ours += matrix;
-        }
-    }
-    for (size_t i = 0; i < o->drop.count; i++) {
-        if (kept == DROPOUT_MOST) {
-            return fault_set(f, FAULT_INPUT, TABLE.program, "--drop", "more than %d dropouts", DROPOUT_MOST);
-        }
-        if (!dropout_parse(&d->list[kept], o->drop.text[i], TABLE.program, f)) {
-            return false;
-        }
-        if (!dropout_is_of_matrix(&d->list[kept++])) {
-            return fault_set(f, FAULT_INPUT, TABLE.program, "--drop", "%s: an ensemble drops lora_a and lora_b only",
-                             o->drop.text[i]);
-        }
-        ours++;
-    }
-    d->count = kept;
-    return ours || fault_set(f, FAULT_INPUT, TABLE.program, "--ensemble",
-                             "the adapter was trained without dropout of A or B: say with --drop what to drop");
-}
-
-// Those of the recipe as it stands.
-static bool place_dropouts(struct layer_dropouts **list, const struct eval_run *r, const struct adapter_config *config,
-                           const struct eval_options *o, const char *file, fault *f) {
-    const struct dropout_frame frame = {r->model.config.layers, config->modules, file};
-    return dropouts_place(list, &frame, &r->recipe.dropouts, (uint64_t)o->seed, f);
-}
-
-static bool load_adapter(struct eval_run *r, const struct eval_options *o, fault *f) {
-    const char *folder = o->adapter;
-    struct lora_options options = {.leaves = 1, .domain = LOD_DOMAIN_EVAL, .instances = (size_t)o->ensemble};
-    char path[FILE_PATH_MAX];
-    if (!file_path(path, folder, "lodrop.json", f) || !adapter_read(&options.config, &r->recipe, folder, f) ||
-        !layers_settle(&options.config.layers, r->model.config.layers, folder, "layers_to_transform", f) ||
-        (o->drop.count && !place_dropouts(&r->own, r, &options.config, o, path, f)) ||
-        (o->ensemble && !choose_ensemble(&r->recipe.dropouts, o, f))) {
-        return false;
-    }
-    const char *file = o->drop.count ? TABLE.program : path;
-    if (!place_dropouts(&r->dropouts, r, &options.config, o, file, f) ||
-        !dropouts_meet(&r->recipe.dropouts, &options.config.layers, r->model.config.layers, file, f)) {
-        return false;
-    }
-    options.dropouts = r->dropouts;
-    options.own = r->own;
-    return lora_make(&r->lora, &r->model.config, &options, LORA_INFERENCE, f) && lora_read(&r->lora, folder, f);
-}
-
 static bool load(struct eval_run *r, struct eval_options *o, bool length_asked, fault *f) {
-    const struct model_config *c = &r->model.config;
-    if (!model_load(&r->model, o->model, f) || !model_fit_length(c, &o->max_length, length_asked, f)) {
+    const struct model_config *c = &r->inference.model.config;
+    const struct inference_adapter adapter = {.folder = o->adapter,
+                                              .ensemble = (size_t)o->ensemble,
+                                              .drop = &o->drop,
+                                              .seed = (uint64_t)o->seed,
+                                              .program = TABLE.program};
+    if (!inference_load(&r->inference, o->model, f) || !model_fit_length(c, &o->max_length, length_asked, f)) {
         return false;
     }
     struct dataset_options limits = {.max_length = (size_t)o->max_length, .vocab_size = c->vocab_size};
-    return tokenizer_load(&r->tokenizer, o->model, f) && tokenizer_fits(r->tokenizer, c->vocab_size, f) &&
-           dataset_read(&r->data, o->data, r->tokenizer, &limits, f) &&
-           wisdom_read((unsigned)o->threads, f) && (!*o->adapter || load_adapter(r, o, f));
+    return dataset_read(&r->data, o->data, r->inference.tokenizer, &limits, f) &&
+           wisdom_read((unsigned)o->threads, f) && (!*o->adapter || inference_adapt(&r->inference, &adapter, f));
 }
 
 static bool print(const struct evaluation *e, bool as_json, fault *f) {
@@ -186,11 +130,15 @@ static bool check_ensemble(struct evaluation_manner *manner, const struct eval_o
 
 static bool run(struct eval_run *r, struct eval_options *o, option_set given, fault *f) {
     struct evaluation result;
-    const struct lora *lora = *o->adapter ? &r->lora : NULL;
     struct evaluation_manner manner = {.threads = (unsigned)o->threads, .ensemble = o->ensemble > 0};
-    return check_ensemble(&manner, o, given, f) && load(r, o, options_given(&TABLE, given, "max-length"), f) &&
-           can_draw(r, o, f) && evaluate(&result, EVALUATE_ALL, &r->model, lora, &r->data, &manner, f) &&
-           (!*o->dump_logits || evaluate_dump_logits(o->dump_logits, &r->model, lora, &r->data, &manner, f)) &&
+    if (!check_ensemble(&manner, o, given, f) || !load(r, o, options_given(&TABLE, given, "max-length"), f) ||
+        !can_draw(r, o, f)) {
+        return false;
+    }
+    const struct model *model = &r->inference.model;
+    const struct lora *lora = inference_lora(&r->inference);
+    return evaluate(&result, EVALUATE_ALL, model, lora, &r->data, &manner, f) &&
+           (!*o->dump_logits || evaluate_dump_logits(o->dump_logits, model, lora, &r->data, &manner, f)) &&
            (!*o->reliability || calibration_draw(&result.answers, o->reliability, f)) && print(&result, o->json, f);
 }
 
@@ -203,11 +151,7 @@ int main(int argc, char **argv) {
     bool done = options_parse(&TABLE, &options, &given, argc, argv, &f) &&
                 options_require(&TABLE, given, required, &f) && run(&r, &options, given, &f);
     dataset_free(&r.data);
-    tokenizer_free(r.tokenizer);
-    lora_free(&r.lora);
-    free(r.dropouts);
-    free(r.own);
-    model_free(&r.model);
+    inference_free(&r.inference);
     if (!done) {
         fprintf(stderr, "%s\n", f.text);
         return f.status;

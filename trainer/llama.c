@@ -237,6 +237,22 @@ static bool attend(struct llama *l, const struct llama_batch *b, unsigned layer,
     return true;
 }
 
+// The tokens' keys go behind those of the sequence so far.
+static bool attend_to_all(struct llama *l, const struct llama_batch *b, unsigned layer, fault *f) {
+    const struct layer_state *s = &l->layers[layer];
+    lod_attention_args args = attention_args(l, layer);
+    const size_t tokens = llama_tokens(b), past = b->position[0];
+    const size_t queries[2] = {0, tokens}, keys[2] = {0, past + tokens};
+    memcpy(s->all_k + past * args.ldk, s->k, tokens * args.ldk * sizeof(float));
+    memcpy(s->all_v + past * args.ldv, s->v, tokens * args.ldv * sizeof(float));
+    args.queries = (lod_rows){.count = 1, .start = queries};
+    args.keys = (lod_rows){.count = 1, .start = keys};
+    args.k = s->all_k;
+    args.v = s->all_v;
+    lod_error err;
+    return library_done(lod_attention_forward(l->attention, &args, l->workspace, &err), &err, f);
+}
+
 // --- Forward ---
 
 // What the backward pass needs of a layer: all but the last product.
@@ -254,7 +270,7 @@ static bool layer_kept(struct llama *l, const struct llama_batch *b, unsigned la
            linear(l, b, layer, ADAPTER_V_PROJ, h, s->v, f) &&           // v       [T][G][D]
            rope(l, b, c->heads, s->q, false, f) &&                      // q
            rope(l, b, c->kv_heads, s->k, false, f) &&                   // k
-           attend(l, b, layer, f) &&                                    // o       [T][H][D]
+           (l->limits.continues ? attend_to_all : attend)(l, b, layer, f) && // o  [T][H][D]
            linear(l, b, layer, ADAPTER_O_PROJ, s->o, s->middle, f) &&   // middle  [T][C]
            drop(l, b, dropout, C, s->middle, x, s->middle, f) &&        // middle = x + D middle
            llama_norm(l, T, s->middle, w->mlp_norm, s->mlp_rstd, h, f) &&     // h       [T][C]

@@ -52,6 +52,8 @@ struct llama_limits {
     size_t together;        // instances that run at once; 0: one
     size_t length; // of a sequence; for branches trunk and branch together
     size_t slots;  // rows of keys of branches
+    bool continues; // FORWARD only: each batch is one segment that goes on, from its first token's position, where the
+                    // ones before it ended, and whose keys and values are kept for those that follow
     unsigned threads;
     lod_rigor rigor; // of its plans
 };

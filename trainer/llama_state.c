@@ -111,6 +111,12 @@ static void take_inputs(struct llama *l, struct arena *a) {
     l->stacked = stacks ? arena_floats(a, l->rows, C) : NULL;
 }
 
+static void take_all_keys(const struct llama *l, struct arena *a, struct layer_state *s) {
+    size_t keys = (size_t)l->model->config.kv_heads * l->model->config.head_dim;
+    s->all_k = l->limits.continues ? arena_floats(a, l->limits.length, keys) : NULL;
+    s->all_v = l->limits.continues ? arena_floats(a, l->limits.length, keys) : NULL;
+}
+
 static void take_layers(struct llama *l, struct arena *a) {
     struct layer_state common;
     bool there = false;
@@ -125,6 +131,7 @@ static void take_layers(struct llama *l, struct arena *a) {
             there = true;
         }
         l->layers[i] = common;
+        take_all_keys(l, a, &l->layers[i]);
     }
 }
 

@@ -16,6 +16,7 @@ struct layer_state {
     float *middle;             // [T][C] the residual stream between attention and MLP
     float *gate, *up;          // [T][F]
     float *u[ADAPTER_MODULES]; // [T][r]
+    float *all_k, *all_v;      // [length][G][D] of a sequence that continues; NULL: it does not
 };
 
 // Tensors that live inside one stage only; the stages share their bytes.

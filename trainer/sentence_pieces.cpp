@@ -99,7 +99,8 @@ bool sentence_pieces_encode(const sentence_pieces *s, const char *text, size_t l
     });
 }
 
-bool sentence_pieces_decode(const sentence_pieces *s, const uint32_t *ids, size_t count, char **text, fault *f) {
+bool sentence_pieces_decode(const sentence_pieces *s, const uint32_t *ids, size_t count, char **text, size_t *length,
+                            fault *f) {
     const char *file = s->file.c_str();
     return guarded(file, f, [&] {
         std::string decoded;
@@ -111,6 +112,7 @@ bool sentence_pieces_decode(const sentence_pieces *s, const uint32_t *ids, size_
         if (!*text) {
             return fault_memory(f, file);
         }
+        *length = decoded.size();
         memcpy(*text, decoded.c_str(), decoded.size() + 1);
         return true;
     });

@@ -20,6 +20,7 @@ int32_t sentence_pieces_eos(const struct sentence_pieces *s);
 // As tokenizer_encode and tokenizer_decode.
 bool sentence_pieces_encode(const struct sentence_pieces *s, const char *text, size_t length, struct token_list *out,
                             fault *f);
-bool sentence_pieces_decode(const struct sentence_pieces *s, const uint32_t *ids, size_t count, char **text, fault *f);
+bool sentence_pieces_decode(const struct sentence_pieces *s, const uint32_t *ids, size_t count, char **text,
+                            size_t *length, fault *f);
 
 #endif

@@ -104,15 +104,18 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length
                   : sentence_pieces_encode(t->pieces, text, length, out, f);
 }
 
-bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, fault *f) {
+bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, size_t *length,
+                      fault *f) {
     *text = NULL;
+    *length = 0;
     for (size_t i = 0; i < count; i++) {
         if (ids[i] >= tokenizer_vocab_size(t)) {
             return fault_set(f, FAULT_INPUT, t->file, NULL, "token %" PRIu32 " is not in the vocabulary of %" PRIu32,
                              ids[i], tokenizer_vocab_size(t));
         }
     }
-    return t->bpe ? bpe_decode(t->bpe, ids, count, text, f) : sentence_pieces_decode(t->pieces, ids, count, text, f);
+    return t->bpe ? bpe_decode(t->bpe, ids, count, text, length, f)
+                  : sentence_pieces_decode(t->pieces, ids, count, text, length, f);
 }
 
 bool tokenizer_fits(const struct tokenizer *t, uint32_t model_vocab_size, fault *f) {

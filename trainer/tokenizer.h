@@ -32,8 +32,10 @@ bool token_list_reserve(struct token_list *list, size_t count); // room for so m
 // text: UTF-8, `length` bytes, less than 1 GiB.
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f);
 
-// The text of tokens, ended by a zero byte; the caller frees *text.
-bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, fault *f);
+// The text of tokens, *length bytes, which may be zero bytes, too, and no UTF-8, and a zero byte behind them. The
+// caller frees *text.
+bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, size_t *length,
+                      fault *f);
 
 // The tokenizer fits a model of that vocabulary: every token has a row, and the model has no more rows than the
 // tokenizer has tokens, rounded up to a multiple of 128 (models pad their vocabulary for speed).

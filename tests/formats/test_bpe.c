@@ -64,7 +64,9 @@ static bool gives(const struct tokenizer *t, const char *text, const char *want)
         snprintf(got + length, sizeof got - length, "%s%u:%zu", i ? " " : "", list.ids[i], list.ends[i]);
     }
     char *back = NULL;
-    done = done && tokenizer_decode(t, list.ids, list.count, &back, &f) && strcmp(back, text) == 0;
+    size_t length;
+    done = done && tokenizer_decode(t, list.ids, list.count, &back, &length, &f) && length == strlen(text) &&
+           strcmp(back, text) == 0;
     free(back);
     token_list_free(&list);
     if (strcmp(got, want) != 0) {
@@ -92,7 +94,8 @@ static void encoding(void) {
     REFUSED(tokenizer_encode(t, "no", (size_t)1 << 30, &(struct token_list){0}, &f), &f, FAULT_INPUT, "tokenizer.json",
             "too long");
     char *text;
-    REFUSED(tokenizer_decode(t, (uint32_t[]){TOKENS}, 1, &text, &f), &f, FAULT_INPUT, "tokenizer.json",
+    size_t length;
+    REFUSED(tokenizer_decode(t, (uint32_t[]){TOKENS}, 1, &text, &length, &f), &f, FAULT_INPUT, "tokenizer.json",
             "token 268 is not in the vocabulary");
     tokenizer_free(t);
 }

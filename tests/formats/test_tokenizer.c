@@ -48,11 +48,16 @@ static void small(void) {
     token_list_free(&list);
 
     char *text;
-    CHECK(tokenizer_decode(t, (uint32_t[]){SMALL__YES, SMALL__NO}, 2, &text, &f) && strcmp(text, "yes no") == 0);
+    size_t length;
+    CHECK(tokenizer_decode(t, (uint32_t[]){SMALL__YES, SMALL__NO}, 2, &text, &length, &f));
+    CHECK(length == 6 && strcmp(text, "yes no") == 0);
     free(text);
-    CHECK(tokenizer_decode(t, NULL, 0, &text, &f) && strcmp(text, "") == 0);
+    CHECK(tokenizer_decode(t, (uint32_t[]){SMALL_A, SMALL_BYTE, SMALL_A}, 3, &text, &length, &f));
+    CHECK(length == 3 && memcmp(text, "a\0a", 4) == 0); // a zero byte is one like others
     free(text);
-    REFUSED(tokenizer_decode(t, (uint32_t[]){SMALL_TOKENS}, 1, &text, &f), &f, FAULT_INPUT, "tokenizer.model",
+    CHECK(tokenizer_decode(t, NULL, 0, &text, &length, &f) && strcmp(text, "") == 0);
+    free(text);
+    REFUSED(tokenizer_decode(t, (uint32_t[]){SMALL_TOKENS}, 1, &text, &length, &f), &f, FAULT_INPUT, "tokenizer.model",
             "token 291 is not in the vocabulary");
     tokenizer_free(t);
 }
@@ -100,12 +105,13 @@ static void real_tokenizer(void) {
     if (!path) {
         return;
     }
+    size_t length;
     const char *story = "Once upon a time, there was a girl.\nShe said: \"caf\xc3\xa9\"";
     char *text;
     CHECK(tokenizer_load(&t, path, &f) && tokenizer_fits(t, 512, &f));
     CHECK(tokenizer_encode(t, story, strlen(story), &list, &f) && list.count > 10);
     CHECK(list.ends[list.count - 1] == strlen(story));
-    CHECK(tokenizer_decode(t, list.ids, list.count, &text, &f) && strcmp(text, story) == 0);
+    CHECK(tokenizer_decode(t, list.ids, list.count, &text, &length, &f) && strcmp(text, story) == 0);
     free(text);
     token_list_free(&list);
     tokenizer_free(t);

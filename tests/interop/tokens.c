@@ -10,14 +10,16 @@
 
 static bool print_tokens(const struct tokenizer *t, const char *text, struct token_list *list, FILE *back, fault *f) {
     char *again;
-    if (!tokenizer_encode(t, text, strlen(text), list, f) || !tokenizer_decode(t, list->ids, list->count, &again, f)) {
+    size_t length;
+    if (!tokenizer_encode(t, text, strlen(text), list, f) ||
+        !tokenizer_decode(t, list->ids, list->count, &again, &length, f)) {
         return false;
     }
     for (size_t i = 0; i < list->count; i++) {
         printf("%s%" PRIu32 ":%zu", i ? " " : "", list->ids[i], list->ends[i]);
     }
     putchar('\n');
-    fwrite(again, 1, strlen(again) + 1, back);
+    fwrite(again, 1, length + 1, back);
     free(again);
     return true;
 }

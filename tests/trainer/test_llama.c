@@ -281,6 +281,45 @@ static void check_instances(uint64_t seed, unsigned modules, bool activations, u
     small_llama_free(&s);
 }
 
+static void logits_of(struct llama *l, const model_batch *b, size_t first, size_t end, float *logits, fault *f) {
+    const size_t start[] = {0, end - first};
+    const uint32_t last = (uint32_t)(end - first) - 1;
+    uint32_t position[TOKENS];
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        position[t] = (uint32_t)first + t;
+    }
+    struct llama_batch batch = {.rows = {.count = 1, .start = start}, .token = b->token + first, .position = position};
+    must(llama_forward(l, &batch, f) && llama_logits(l, 1, &last, logits, f), f);
+}
+
+// A sequence in pieces, each of which meets the keys of those before it, as the whole up to its end.
+static void check_continued(uint64_t seed) {
+    static const size_t ends[] = {1, 6, 7, 8, 11, TOKENS};
+    float whole[VOCABULARY], continued[VOCABULARY];
+    struct llama *l, *c;
+    fault f = {0};
+    small_llama s;
+    twin t;
+    small_llama_make(&s, seed, 0x7f, 0);
+    make_twin(&t, &s, 0x7f, 1, &f);
+    for (unsigned threads = 1; threads <= 2; threads++) {
+        struct llama_limits limits = {.tokens = TOKENS, .targets = 1, .length = TOKENS, .threads = threads};
+        must(llama_open(&l, &t.model, &t.lora, &limits, &f), &f);
+        limits.continues = true;
+        must(llama_open(&c, &t.model, &t.lora, &limits, &f), &f);
+        for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+            logits_of(l, &s.batch, 0, ends[i], whole, &f);
+            logits_of(c, &s.batch, i ? ends[i - 1] : 0, ends[i], continued, &f);
+            expect(memcmp(whole, continued, sizeof whole) == 0, "bits of a continued sequence, tokens",
+                   (double)ends[i], 0);
+        }
+        llama_close(l);
+        llama_close(c);
+    }
+    free_twin(&t);
+    small_llama_free(&s);
+}
+
 int main(void) {
     check_case(1, 0x7f, 0, false);
     check_case(2, 0x7f, 0.1, false);
@@ -297,6 +336,7 @@ int main(void) {
     check_instances(13, 0x7f, true, 0);
     check_instances(14, 0x05, false, 1);
     check_instances(15, 0x40, false, 1);
+    check_continued(16);
     printf("%u passed, %u failed, 0 skipped\n", passed, failed);
     return failed > 0;
 }

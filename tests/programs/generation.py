@@ -1,0 +1,108 @@
+#!/usr/bin/env -S python3 -B
+"""lodrop-generate as a user runs it: the same text on every SIMD instruction set, number of threads and try; an adapter
+that says what it learned and ends; draws that keep to what they may draw from; bad input."""
+import json
+
+from harness import (QEMU, expect, finish, must, qemu_build, run, scratch, simd_isas, skip_missing_isas, train,
+                     write_lines, write_model)
+
+PROMPT, POSITIONS = "abc de", 40
+
+
+def generate(*options, model=None, **how):
+    return run("lodrop-generate", "--model", model or MODEL, *options, **how)
+
+
+def as_json(*options, **how):
+    return json.loads(must(generate("--json", *options, **how)).stdout)
+
+
+def tokens(*options, **how):
+    return as_json("--prompt", PROMPT, "--max-new-tokens", 12, *options, **how)["tokens"]
+
+
+def check_same_text(isas):
+    for options in [], ["--temperature", 0.9, "--seed", 5]:
+        what, text = f"with {options}", tokens(*options)
+        expect(f"{what}: twelve tokens or an end", 0 < len(text) <= 12, text)
+        for isa in isas:
+            expect(f"{what}: {isa} gives the same", tokens(*options, isa=isa) == text)
+        for threads in 1, 2, 3:
+            expect(f"{what}: {threads} threads give the same", tokens(*options, "--threads", threads) == text)
+        if QEMU_BUILD:
+            emulated = tokens(*options, "--threads", 1, build=QEMU_BUILD, emulator=QEMU)
+            expect(f"{what}: NEON gives the same", emulated == text, f"{emulated} {text}")
+
+
+def check_draws():
+    greedy = tokens()
+    drawn = [tuple(tokens("--temperature", 1, "--seed", seed)) for seed in range(8)]
+    expect("seeds draw different texts", len(set(drawn)) > 4, drawn)
+    expect("the likeliest of one is the likeliest", tokens("--temperature", 1, "--top-k", 1, "--seed", 3) == greedy)
+    expect("a share of nothing is the likeliest", tokens("--temperature", 1, "--top-p", 0, "--seed", 3) == greedy)
+    expect("cold draws are the likeliest", tokens("--temperature", 1e-3, "--seed", 3) == greedy)
+    firsts = {tokens("--max-new-tokens", 1, "--temperature", 50, "--top-k", 3, "--seed", seed)[0] for seed in range(40)}
+    expect("hot draws from three take each of them", len(firsts) == 3, firsts)
+
+
+def check_prompts():
+    file = FOLDER / "prompt.txt"
+    file.write_text(PROMPT)
+    expect("a prompt from a file is that prompt",
+           as_json("--prompt-file", file, "--max-new-tokens", 12)["tokens"] == tokens())
+    file.write_text("")
+    empty = as_json("--prompt-file", file, "--max-new-tokens", 2)
+    expect("an empty prompt is BOS alone", empty["prompt_tokens"] == 1 and len(empty["tokens"]) <= 2, empty)
+    short, long = (as_json("--prompt", "a", *options) for options in [["--max-new-tokens", 5], []])
+    expect("fewer tokens are the first of more", long["tokens"][:len(short["tokens"])] == short["tokens"])
+    room = POSITIONS - long["prompt_tokens"]
+    expect("the default stops where the positions end", len(long["tokens"]) <= room, long)
+
+
+def check_learned():
+    """An adapter that has one answer by heart; the same text as it comes and as JSON."""
+    data = write_lines(FOLDER / "one.jsonl", [{"prompt": PROMPT, "completion": " yes no"}] * 8)
+    output = FOLDER / "learned"
+    must(train(MODEL, data, output, "--epochs", 25, "--batch-size", 4, "--learning-rate", 2e-2, "--target-modules",
+               "all-linear"))
+    said = as_json("--prompt", PROMPT, "--adapter", output)
+    expect("it says what it learned, and ends", said["text"] == " yes no", said)
+    printed = must(generate("--prompt", PROMPT, "--adapter", output)).stdout
+    expect("so it prints", printed == " yes no\n", printed)
+
+
+def check_refused():
+    bad = FOLDER / "bad.txt"
+    bad.write_bytes(b"a\xff")
+    refused = [
+        ([], 2, ["--prompt", "missing"]),
+        (["--prompt", "a", "--prompt-file", bad], 2, ["--prompt", "--prompt-file"]),
+        (["--prompt", "a", "--seed", 1], 2, ["--temperature", "--seed"]),
+        (["--prompt", "a", "--top-k", 4], 2, ["--temperature", "--top-k"]),
+        (["--prompt", "a", "--max-new-tokens", 0], 1, ["--max-new-tokens"]),
+        (["--prompt", "a", "--top-p", 1.5, "--temperature", 1], 1, ["--top-p"]),
+        (["--prompt", "a", "--max-new-tokens", POSITIONS], 1, ["max_position_embeddings", str(POSITIONS)]),
+        (["--prompt", "a b " * POSITIONS], 1, ["max_position_embeddings", str(POSITIONS)]),
+        (["--prompt-file", FOLDER / "absent.txt"], 1, ["absent.txt"]),
+        (["--prompt-file", bad], 1, ["bad.txt", "UTF-8"]),
+        (["--prompt", "a\udcff"], 1, ["--prompt", "UTF-8"]),
+        (["--prompt", "a", "--adapter", FOLDER / "absent"], 1, ["absent"]),
+    ]
+    for options, status, words in refused:
+        done = generate(*options)
+        line = done.stderr.strip()
+        expect(f"refused: {options}", done.returncode == status and done.stdout == "" and "\n" not in line
+               and all(word in line for word in words), f"{done.returncode}: {line}")
+
+
+FOLDER = scratch()
+QEMU_BUILD = qemu_build("NEON generates the same text")
+MODEL = write_model(FOLDER / "model", max_position_embeddings=POSITIONS)
+ISAS, LACKING = simd_isas()
+skip_missing_isas("the same text", LACKING)
+check_same_text(ISAS)
+check_draws()
+check_prompts()
+check_learned()
+check_refused()
+finish()
