@@ -151,20 +151,22 @@ static bool emit(struct encoding *e, uint32_t token, const char *end) {
     return true;
 }
 
-static bool lay_out(struct encoding *e, const char *word, size_t length) {
+// A symbol for each byte that has a token; returns how many.
+static uint32_t lay_out(struct encoding *e, const char *word, size_t length) {
+    uint32_t count = 0;
     for (size_t i = 0; i < length; i++) {
         uint32_t token = e->bpe->byte_tokens[(uint8_t)word[i]];
         token = token == BPE_NONE ? e->bpe->unknown : token;
-        if (token == BPE_NONE) {
-            return fault_set(e->f, FAULT_INPUT, e->bpe->file, "vocab",
-                             "has no token for the byte 0x%02x, and there is no unk_token", (uint8_t)word[i]);
+        if (token != BPE_NONE) {
+            e->symbols[count] = (struct symbol){
+                .token = token, .before = count ? count - 1 : NOWHERE, .behind = count + 1, .end = (uint32_t)i + 1};
+            count++;
         }
-        e->symbols[i] = (struct symbol){.token = token,
-                                        .before = i ? (uint32_t)i - 1 : NOWHERE,
-                                        .behind = i + 1 < length ? (uint32_t)i + 1 : NOWHERE,
-                                        .end = (uint32_t)i + 1};
     }
-    return true;
+    if (count) {
+        e->symbols[count - 1].behind = NOWHERE;
+    }
+    return count;
 }
 
 static bool encode_word(void *context, const char *word, size_t length) {
@@ -176,15 +178,16 @@ static bool encode_word(void *context, const char *word, size_t length) {
     if (whole) {
         return emit(e, whole->token, word + length);
     }
-    if (!make_room(e, length) || !lay_out(e, word, length)) {
+    if (!make_room(e, length)) {
         return false;
     }
+    uint32_t count = lay_out(e, word, length);
     e->waiting = 0;
-    for (uint32_t i = 0; i + 1 < length; i++) {
+    for (uint32_t i = 0; i + 1 < count; i++) {
         consider(e, i);
     }
     merge_symbols(e);
-    for (uint32_t i = 0; i != NOWHERE; i = e->symbols[i].behind) {
+    for (uint32_t i = count ? 0 : NOWHERE; i != NOWHERE; i = e->symbols[i].behind) {
         if (!emit(e, e->symbols[i].token, word + e->symbols[i].end)) {
             return false;
         }

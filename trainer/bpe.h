@@ -48,7 +48,7 @@ struct bpe {
     bool added_begins[256]; // with this byte one of them does
     struct splits splits;
     uint32_t byte_tokens[256]; // BPE_NONE: unknown stands for it
-    uint32_t unknown;
+    uint32_t unknown;          // BPE_NONE: such a byte is left out
     bool whole_words_first; // a word that is a token is not merged from its bytes
     uint32_t bos, eos;      // BPE_NONE: it has none
     char *bytes;            // of all tokens

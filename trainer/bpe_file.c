@@ -386,19 +386,23 @@ static bool each_step(struct reader *r, const json_t *object, const char *within
     return true;
 }
 
-static bool read_steps(struct reader *r, struct json_scope root) {
-    const json_t *before = NULL, *behind = NULL;
+static bool refuse_normalizer(struct reader *r, struct json_scope step, void *context) {
+    (void)context;
+    return json_fault(step, "type", r->f, "normalizers are not supported: only byte-level BPE without one is read");
+}
+
+static bool read_steps_before(struct reader *r, struct json_scope root) {
+    const json_t *normalizer = NULL, *before = NULL;
     bool bytes = false;
-    if (json_has(root, "normalizer")) {
-        return json_fault(root, "normalizer", r->f, "is not supported, must be null");
-    }
-    if (!json_get_object(root, "pre_tokenizer", JSON_REQUIRED, &before, r->f) ||
-        !each_step(r, before, "pre_tokenizer", "pretokenizers", &bytes, read_step)) {
-        return false;
-    }
-    if (!bytes) {
-        return json_fault(root, "pre_tokenizer", r->f, "must end in \"ByteLevel\"");
-    }
+    return json_get_object(root, "normalizer", JSON_OPTIONAL, &normalizer, r->f) &&
+           (!normalizer || each_step(r, normalizer, "normalizer", "normalizers", NULL, refuse_normalizer)) &&
+           json_get_object(root, "pre_tokenizer", JSON_OPTIONAL, &before, r->f) &&
+           (!before || each_step(r, before, "pre_tokenizer", "pretokenizers", &bytes, read_step)) &&
+           (bytes || json_fault(root, "pre_tokenizer", r->f, "must end in \"ByteLevel\": only byte-level BPE is read"));
+}
+
+static bool read_steps_behind(struct reader *r, struct json_scope root) {
+    const json_t *behind = NULL;
     return json_get_object(root, "post_processor", JSON_OPTIONAL, &behind, r->f) &&
            (!behind || each_step(r, behind, "post_processor", "processors", NULL, read_post_step));
 }
@@ -416,14 +420,26 @@ static bool check_model_type(struct json_scope model, fault *f) {
             json_fault(model, "type", f, "\"%s\" is not supported, only \"BPE\"", type));
 }
 
+static bool lacks_bytes(const struct bpe *b) {
+    for (size_t byte = 0; byte < 256; byte++) {
+        if (b->byte_tokens[byte] == BPE_NONE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// What stands for unknown bytes matters where there are such.
 static bool read_settings(struct reader *r, struct json_scope model) {
     const char *unknown = NULL;
     double dropout = 0.0;
+    if (lacks_bytes(r->bpe) && (!refuse_flag(model, "byte_fallback", r->f) || !refuse_flag(model, "fuse_unk", r->f) ||
+                                !json_get_string(model, "unk_token", JSON_OPTIONAL, &unknown, r->f))) {
+        return false;
+    }
     return json_get_number(model, "dropout", JSON_OPTIONAL, 0.0, 0.0, &dropout, r->f) &&
            refuse_text(model, "continuing_subword_prefix", r->f) && refuse_text(model, "end_of_word_suffix", r->f) &&
-           refuse_flag(model, "fuse_unk", r->f) &&
            json_get_bool(model, "ignore_merges", JSON_OPTIONAL, &r->bpe->whole_words_first, r->f) &&
-           json_get_string(model, "unk_token", JSON_OPTIONAL, &unknown, r->f) &&
            (!unknown || find_name(r, "model.unk_token", unknown, &r->bpe->unknown));
 }
 
@@ -431,10 +447,11 @@ static bool read_root(struct reader *r, struct json_scope root) {
     const json_t *added = NULL;
     struct json_scope model = {.file = r->file, .within = "model"};
     return json_get_object(root, "model", JSON_REQUIRED, &model.object, r->f) &&
-           check_model_type(model, r->f) && json_get_object(model, "vocab", JSON_REQUIRED, &r->vocab, r->f) &&
+           check_model_type(model, r->f) && read_steps_before(r, root) &&
+           json_get_object(model, "vocab", JSON_REQUIRED, &r->vocab, r->f) &&
            json_get_array(root, "added_tokens", JSON_OPTIONAL, &added, r->f) && reserve_tokens(r, added) &&
            read_vocabulary(r) && read_added(r, added) && read_merges(r, model) && read_settings(r, model) &&
-           read_steps(r, root);
+           read_steps_behind(r, root);
 }
 
 // --- EOS, from the files beside it ---
@@ -514,7 +531,7 @@ bool bpe_load(struct bpe **loaded, const char *path, fault *f) {
     if (!file_path(folder, NULL, path, f) || !file_map(&map, path, f)) {
         return false;
     }
-    folder[slash ? slash - path : 0] = 0;
+    folder[slash > path ? slash - path : slash == path] = 0;
     bool done = parse(loaded, map.data, map.size, path, slash ? folder : ".", f);
     file_unmap(&map);
     return done;

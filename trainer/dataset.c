@@ -163,8 +163,8 @@ static bool find_excess(struct reader *r, struct json_scope line, const char *fi
                         size_t *excess) {
     *excess = longest > r->options->max_length ? longest - r->options->max_length : 0;
     if (*excess > spare) {
-        return json_fault(line, field, r->f, "%zu tokens with BOS and EOS but without the prompt, at most %zu fit",
-                          longest - spare, r->options->max_length);
+        return json_fault(line, field, r->f, "%zu tokens with %s and EOS but without the prompt, at most %zu fit",
+                          longest - spare, r->lead ? "BOS" : "one before them", r->options->max_length);
     }
     r->data->cut += *excess > 0;
     return true;

@@ -1,5 +1,6 @@
 #include "generate.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "batch.h"
@@ -63,6 +64,16 @@ static uint32_t draw_token(struct generator *g, uint32_t draw) {
     return g->list[kept ? kept - 1 : 0].token;
 }
 
+static bool check_finite(const struct generator *g, fault *f) {
+    for (size_t i = 0; i < g->manner->vocabulary; i++) {
+        if (!isfinite(g->logits[i])) {
+            return fault_set(f, FAULT_INPUT, "the model", NULL, "its logits are not finite: nor are its weights, or "
+                                                                "those of the adapter");
+        }
+    }
+    return true;
+}
+
 // Tokens at positions from `past` on; logits after the last.
 static bool feed(struct generator *g, const uint32_t *tokens, size_t count, size_t past, fault *f) {
     for (size_t from = 0; from < count;) {
@@ -77,7 +88,16 @@ static bool feed(struct generator *g, const uint32_t *tokens, size_t count, size
         }
     }
     uint32_t last = (uint32_t)batch_tokens(&g->batch) - 1;
-    return llama_logits(g->llama, 1, &last, g->logits, f);
+    return llama_logits(g->llama, 1, &last, g->logits, f) && check_finite(g, f);
+}
+
+static bool ends_text(const struct generation_manner *m, uint32_t token) {
+    for (size_t i = 0; i < m->end_count; i++) {
+        if (m->ends[i] == token) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool run(struct generator *g, const uint32_t *prompt, size_t count, generation_token *take, void *context,
@@ -88,7 +108,7 @@ static bool run(struct generator *g, const uint32_t *prompt, size_t count, gener
     }
     for (size_t i = 0; i < m->new_tokens; i++) {
         uint32_t token = g->list ? draw_token(g, (uint32_t)i) : likeliest(g->logits, m->vocabulary);
-        if ((int64_t)token == m->end) {
+        if (ends_text(m, token)) {
             break;
         }
         if (!take(context, token, f) || (i + 1 < m->new_tokens && !feed(g, &token, 1, count + i, f))) {

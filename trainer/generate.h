@@ -14,11 +14,12 @@ struct generation_manner {
     double temperature, nucleus;
     size_t most_likely;
     uint64_t seed;
-    int32_t end; // a token after which nothing comes; -1: none
+    const uint32_t *ends; // tokens after which nothing comes
+    size_t end_count;
     unsigned threads;
 };
 
-// Takes a new token, `end` excluded; false, with its fault set, stops.
+// Takes a new token that is no end; false, with its fault set, stops.
 typedef bool generation_token(void *context, uint32_t token, fault *f);
 
 // Continues prompt [count], count >= 1; prompt and new tokens must fit the model's positions. lora: NULL, or an

@@ -23,8 +23,8 @@ struct generate_options {
 static const struct option LIST[] = {
     {"model", OPTION_TEXT, AT(model), 0, 0, "DIR", "Hugging Face folder of a Llama model"},
     {"adapter", OPTION_TEXT, AT(adapter), 0, 0, "DIR", "PEFT folder of a LoRA adapter (default: none)"},
-    {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT", "what it goes on with"},
-    {"prompt-file", OPTION_TEXT, AT(prompt_file), 0, 0, "FILE", "the same, as all of a text file"},
+    {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT", "what it goes on with (default: nothing, only BOS)"},
+    {"prompt-file", OPTION_TEXT, AT(prompt_file), 0, 0, "FILE", "the same, as all of a text file, of any length"},
     {"max-new-tokens", OPTION_INTEGER, AT(max_new_tokens), 1, 1048576, "N",
      "at most so many, fewer if the text ends (default 128)"},
     {"temperature", OPTION_NUMBER, AT(temperature), 0, 100, "T",
@@ -43,11 +43,14 @@ static const struct option_table TABLE = {
     .usage = "usage: lodrop-generate --model DIR --prompt TEXT [--adapter DIR] [options]\n\n"
              "Prints what the model adds to the prompt, as it comes. A seed draws the same text on every machine.\n",
     .outro = {"The prompt is tokenised as a prompt of lodrop-train's data: BOS, if the tokenizer has one, and its\n"
-              "tokens. An adapter trained with dropout is the mean adapter, as in lodrop-eval.\n\n"
+              "tokens. The text ends at the tokenizer's EOS, or at an eos_token_id of config.json or of\n"
+              "generation_config.json. An adapter trained with dropout is the mean adapter, as in lodrop-eval.\n\n"
               "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
 };
+
+enum { ENDS_MOST = 1 + 2 * MODEL_MAX_EOS };
 
 // Everything so far, prompt and new tokens, and how much of its text is out.
 struct text {
@@ -57,6 +60,9 @@ struct text {
     char *all;              // of all tokens
     size_t length, printed; // bytes of it
     bool quiet;     // only kept
+    double begin;   // when the first token came
+    uint32_t ends[ENDS_MOST];
+    size_t end_count;
 };
 
 static double now(void) {
@@ -102,6 +108,7 @@ static bool show(struct text *t, bool last, fault *f) {
 
 static bool take(void *context, uint32_t token, fault *f) {
     struct text *t = context;
+    t->begin = t->count == t->prompt ? now() : t->begin;
     t->tokens[t->count++] = token;
     return t->quiet || show(t, false, f);
 }
@@ -144,6 +151,43 @@ static bool read_prompt(struct text *t, const struct generate_options *o, fault 
     return done;
 }
 
+static bool add_end(struct text *t, int64_t token, const char *file, fault *f) {
+    if (t->end_count == ENDS_MOST || token < 0 || token > UINT32_MAX) {
+        return fault_set(f, FAULT_INPUT, file, "eos_token_id", "must be at most %d tokens", MODEL_MAX_EOS);
+    }
+    t->ends[t->end_count++] = (uint32_t)token;
+    return true;
+}
+
+static bool add_ends_of_generation(struct text *t, const char *file, fault *f) {
+    json_t *root;
+    if (!json_read_file(&root, file, f)) {
+        return false;
+    }
+    const json_t *ends = json_object_get(root, "eos_token_id");
+    bool done = !json_is_integer(ends) || add_end(t, json_integer_value(ends), file, f);
+    for (size_t i = 0; done && i < json_array_size(ends); i++) {
+        done = add_end(t, json_integer_value(json_array_get(ends, i)), file, f);
+    }
+    json_decref(root);
+    return done;
+}
+
+// The tokenizer's EOS, and all that the model's folder names.
+static bool find_ends(struct text *t, const char *folder, fault *f) {
+    const struct model_config *c = &t->inference->model.config;
+    int32_t eos = tokenizer_eos(t->inference->tokenizer);
+    char path[FILE_PATH_MAX];
+    if (eos >= 0) {
+        t->ends[t->end_count++] = (uint32_t)eos;
+    }
+    for (uint32_t i = 0; i < c->eos_count; i++) {
+        t->ends[t->end_count++] = (uint32_t)c->eos_token_ids[i];
+    }
+    return file_path(path, folder, "generation_config.json", f) &&
+           (!file_exists(path) || add_ends_of_generation(t, path, f));
+}
+
 static bool fit_positions(const struct text *t, struct generate_options *o, bool asked, fault *f) {
     size_t most = t->inference->model.config.max_positions;
     if (t->prompt >= most || (asked && t->prompt + (size_t)o->max_new_tokens > most)) {
@@ -157,7 +201,10 @@ static bool fit_positions(const struct text *t, struct generate_options *o, bool
     return true;
 }
 
-static bool print_json(const struct text *t, double seconds, fault *f) {
+// The rate of all tokens but the first, which comes with the prompt.
+static bool print_json(const struct text *t, fault *f) {
+    double seconds = now() - t->begin;
+    size_t count = t->count - t->prompt;
     json_t *tokens = json_array();
     for (size_t i = t->prompt; i < t->count; i++) {
         json_array_append_new(tokens, json_integer(t->tokens[i]));
@@ -166,7 +213,7 @@ static bool print_json(const struct text *t, double seconds, fault *f) {
     json_t *text = json_stringn(t->all + t->printed, end > t->printed ? end - t->printed : 0);
     json_t *object = json_pack("{s:o, s:o, s:I, s:f}", "text", text ? text : json_null(), "tokens", tokens,
                                "prompt_tokens", (json_int_t)t->prompt, "tokens_per_second",
-                               (double)(t->count - t->prompt) / seconds);
+                               count > 1 ? (double)(count - 1) / seconds : 0.0);
     if (!object) {
         return fault_memory(f, "the result");
     }
@@ -178,7 +225,8 @@ static bool print_json(const struct text *t, double seconds, fault *f) {
 
 static bool run(struct text *t, struct generate_options *o, option_set given, fault *f) {
     const struct inference *n = t->inference;
-    if (!read_prompt(t, o, f) || !fit_positions(t, o, options_given(&TABLE, given, "max-new-tokens"), f)) {
+    bool asked = options_given(&TABLE, given, "max-new-tokens");
+    if (!find_ends(t, o->model, f) || !read_prompt(t, o, f) || !fit_positions(t, o, asked, f)) {
         return false;
     }
     const struct generation_manner manner = {.new_tokens = (size_t)o->max_new_tokens,
@@ -187,7 +235,8 @@ static bool run(struct text *t, struct generate_options *o, option_set given, fa
                                              .nucleus = o->top_p,
                                              .most_likely = (size_t)o->top_k,
                                              .seed = (uint64_t)o->seed,
-                                             .end = tokenizer_eos(n->tokenizer),
+                                             .ends = t->ends,
+                                             .end_count = t->end_count,
                                              .threads = (unsigned)o->threads};
     t->quiet = true; // the prompt's own text
     if (!show(t, true, f)) {
@@ -195,12 +244,11 @@ static bool run(struct text *t, struct generate_options *o, option_set given, fa
     }
     t->printed = t->length;
     t->quiet = o->json;
-    double begin = now();
     if (!generate(&n->model, inference_lora(n), t->tokens, t->prompt, &manner, take, t, f) || !show(t, true, f)) {
         return false;
     }
     if (o->json) {
-        return print_json(t, now() - begin, f);
+        return print_json(t, f);
     }
     putchar('\n');
     return file_flush_output(f);
@@ -209,9 +257,11 @@ static bool run(struct text *t, struct generate_options *o, option_set given, fa
 static bool check_options(const struct generate_options *o, option_set given, fault *f) {
     static const char *const drawing[] = {"top-k", "top-p", "seed"};
     bool text = options_given(&TABLE, given, "prompt"), file = options_given(&TABLE, given, "prompt-file");
-    if (text == file) {
-        return fault_set(f, FAULT_USAGE, TABLE.program, "--prompt",
-                         text ? "does not go with --prompt-file" : "is missing");
+    if (text && file) {
+        return fault_set(f, FAULT_USAGE, TABLE.program, "--prompt", "does not go with --prompt-file");
+    }
+    if (file && !file_exists(o->prompt_file)) { // before a large model is loaded
+        return fault_set(f, FAULT_INPUT, o->prompt_file, NULL, "missing");
     }
     for (size_t i = 0; o->temperature == 0 && i < sizeof drawing / sizeof *drawing; i++) {
         if (options_given(&TABLE, given, drawing[i])) {

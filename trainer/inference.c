@@ -5,7 +5,7 @@
 #include "file.h"
 
 bool inference_load(struct inference *n, const char *model, fault *f) {
-    return model_load(&n->model, model, f) && tokenizer_load(&n->tokenizer, model, f) &&
+    return tokenizer_load(&n->tokenizer, model, f) && model_load(&n->model, model, f) &&
            tokenizer_fits(n->tokenizer, n->model.config.vocab_size, f);
 }
 

@@ -350,8 +350,9 @@ static struct llama *prepare(const struct model *model, const struct lora *lora,
 bool llama_open(struct llama **opened, const struct model *model, const struct lora *lora,
                 const struct llama_limits *limits, fault *f) {
     struct llama *l = *opened = prepare(model, lora, limits, f);
-    if (!l || !memory_take(&l->memory, l->bytes,
-                           "the activations: a smaller --batch-size or --max-length needs less", f)) {
+    const char *what = limits->continues ? "keys and values: a smaller --max-new-tokens needs less"
+                                         : "the activations: a smaller --batch-size or --max-length needs less";
+    if (!l || !memory_take(&l->memory, l->bytes, what, f)) {
         llama_close(l);
         *opened = NULL;
         return false;

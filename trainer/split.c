@@ -9,8 +9,54 @@ static const char *describe(int error, char text[static 256]) {
     return text;
 }
 
-// The files' expressions are Oniguruma's: ^ and $ are a line's, classes are Unicode's. (One character differs: U+180E
-// is a space for PCRE2, and has not been one of Unicode's since 6.3.)
+// The files' expressions are Oniguruma's, in which these mean something else than in PCRE2, or match other characters;
+// the first three only where no class is open.
+static const char *const foreign[] = {"}+", "{,", "(?m", "&&", "\\w", "\\W", "\\b", "\\B", "\\h", "\\H"};
+enum { OUTSIDE_CLASSES = 3 };
+
+static const char *foreign_at(const char *p, bool within) {
+    for (size_t i = within ? OUTSIDE_CLASSES : 0; i < sizeof foreign / sizeof *foreign; i++) {
+        if (strncmp(p, foreign[i], strlen(foreign[i])) == 0) {
+            return foreign[i];
+        }
+    }
+    return within && *p == '[' && p[1] != ':' ? "[ [" : NULL;
+}
+
+// The first of those in a pattern, or a class within a class; NULL: there is none.
+static const char *find_foreign(const char *pattern) {
+    bool within = false; // a class
+    for (const char *p = pattern; *p; p++) {
+        const char *found = foreign_at(p, within);
+        if (found) {
+            return found;
+        }
+        if (*p == '\\' && p[1]) {
+            const char *end = p[2] == '{' ? strchr(p, '}') : NULL; // a property's name
+            p = end ? end : p + 1;
+        } else if (within && *p == '[') { // [:name:]
+            const char *end = strchr(p, ']');
+            p = end ? end : p;
+        } else if (*p == '[' || *p == ']') {
+            within = *p == '[';
+        }
+    }
+    return NULL;
+}
+
+// An empty match parts a text there and takes nothing, which walk_parts does not.
+static bool check(const pcre2_code *code, const char *pattern, bool literal, const char *file, const char *field,
+                  fault *f) {
+    uint32_t empty = !*pattern;
+    const char *other = literal ? NULL : find_foreign(pattern);
+    pcre2_pattern_info(code, PCRE2_INFO_MATCHEMPTY, &empty);
+    return other   ? fault_set(f, FAULT_INPUT, file, field, "\"%s\" in a pattern is not supported", other)
+           : empty ? fault_set(f, FAULT_INPUT, file, field, "a pattern that matches the empty text is not supported")
+                   : true;
+}
+
+// ^ and $ are a line's, classes are Unicode's. (U+180E is a space for PCRE2, and has not been one of Unicode's since
+// 6.3; letters younger than PCRE2's tables are none.)
 bool splits_add(struct splits *s, const char *pattern, bool literal, const char *file, const char *field, fault *f) {
     char reason[256];
     int error;
@@ -18,13 +64,14 @@ bool splits_add(struct splits *s, const char *pattern, bool literal, const char 
     if (s->count == SPLITS_MOST) {
         return fault_set(f, FAULT_INPUT, file, field, "more than %d patterns", SPLITS_MOST);
     }
-    uint32_t options = PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE);
+    uint32_t options =
+        PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C);
     pcre2_code *code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, options, &error, &at, NULL);
     if (!code) {
         return fault_set(f, FAULT_INPUT, file, field, "the pattern does not compile: %s", describe(error, reason));
     }
     s->codes[s->count++] = code;
-    return true;
+    return check(code, pattern, literal, file, field, f);
 }
 
 void splits_free(struct splits *s) {

@@ -17,7 +17,7 @@ struct tokenizer {
     char file[FILE_PATH_MAX];
 };
 
-// What a folder has. SentencePiece's comes first: the tokenizer.json beside one is made of it.
+// What a folder has. SentencePiece's comes first: the tokenizer.json beside one is made of it, and no byte-level BPE.
 static bool find_file(char file[FILE_PATH_MAX], const char *path, fault *f) {
     char json[FILE_PATH_MAX];
     if (!file_is_folder(path)) {
@@ -120,7 +120,7 @@ bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t cou
 
 bool tokenizer_fits(const struct tokenizer *t, uint32_t model_vocab_size, fault *f) {
     uint32_t tokens = tokenizer_vocab_size(t);
-    uint32_t most = tokens + (128 - tokens % 128) % 128;
+    uint32_t most = (tokens + tokens / 32 + 127) / 128 * 128;
     return (model_vocab_size >= tokens && model_vocab_size <= most) ||
            fault_set(f, FAULT_INPUT, t->file, "vocabulary",
                      "%" PRIu32 " tokens, but the model has %" PRIu32 ": tokenizer and model do not belong together",

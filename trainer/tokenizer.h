@@ -37,8 +37,8 @@ bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length
 bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, size_t *length,
                       fault *f);
 
-// The tokenizer fits a model of that vocabulary: every token has a row, and the model has no more rows than the
-// tokenizer has tokens, rounded up to a multiple of 128 (models pad their vocabulary for speed).
+// The tokenizer fits a model of that vocabulary: every token has a row, and no more rows than a 32nd of them have no
+// token, rounded up to a multiple of 128 rows in all (models pad their vocabulary, for speed or for tokens to come).
 bool tokenizer_fits(const struct tokenizer *t, uint32_t model_vocab_size, fault *f);
 
 #endif

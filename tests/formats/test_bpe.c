@@ -171,6 +171,12 @@ static struct bpe *changed(const char *path, const char *value, fault *f) {
     return b;
 }
 
+// A Sequence of Split with a pattern and ByteLevel without its own.
+#define SPLIT(pattern)                                                                                                 \
+    "{\"type\": \"Sequence\", \"pretokenizers\":"                                                                      \
+    " [{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"" pattern "\"}},"                  \
+    " {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"use_regex\": false}]}"
+
 static void refused(void) {
     static const struct {
         const char *path, *value, *field, *reason;
@@ -178,10 +184,8 @@ static void refused(void) {
         {"model", NULL, "model", "missing"},
         {"model/type", "\"WordPiece\"", "model.type", "\"WordPiece\" is not supported"},
         {"model/dropout", "0.1", "model.dropout", ""},
-        {"model/fuse_unk", "true", "model.fuse_unk", "not supported"},
         {"model/end_of_word_suffix", "\"</w>\"", "model.end_of_word_suffix", "not supported"},
         {"model/continuing_subword_prefix", "\"##\"", "model.continuing_subword_prefix", "not supported"},
-        {"model/unk_token", "\"<unk>\"", "model.unk_token", "\"<unk>\" is no token"},
         {"model/vocab", NULL, "model.vocab", "missing"},
         {"model/vocab/no", "-1", "model.vocab", "the id of \"no\""},
         {"model/vocab/no", "1.5", "model.vocab", "the id of \"no\""},
@@ -205,8 +209,10 @@ static void refused(void) {
         {"added_tokens/1/lstrip", "true", "added_tokens.lstrip", "not supported"},
         {"added_tokens/1/rstrip", "true", "added_tokens.rstrip", "not supported"},
         {"added_tokens/1/single_word", "true", "added_tokens.single_word", "not supported"},
-        {"normalizer", "{\"type\": \"NFC\"}", "normalizer", "not supported"},
-        {"pre_tokenizer", NULL, "pre_tokenizer", "missing"},
+        {"normalizer", "{\"type\": \"NFC\"}", "normalizer.type", "not supported"},
+        {"normalizer", "{\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"NFC\"}]}", "normalizer.type",
+         "not supported"},
+        {"pre_tokenizer", NULL, "pre_tokenizer", "must end in \"ByteLevel\""},
         {"pre_tokenizer/type", "\"Whitespace\"", "pre_tokenizer.type", "\"Whitespace\" is not supported"},
         {"pre_tokenizer/add_prefix_space", "true", "pre_tokenizer.add_prefix_space", "not supported"},
         {"pre_tokenizer", "{\"type\": \"Digits\"}", "pre_tokenizer", "must end in \"ByteLevel\""},
@@ -218,6 +224,12 @@ static void refused(void) {
          "pre_tokenizer.behavior", "\"Removed\" is not supported"},
         {"pre_tokenizer", "{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {\"Regex\": \"(\"}}",
          "pre_tokenizer.pattern", "does not compile"},
+        {"pre_tokenizer", SPLIT("a*"), "pre_tokenizer.pattern", "matches the empty text"},
+        {"pre_tokenizer", SPLIT("\\\\p{N}{1,3}+"), "pre_tokenizer.pattern", "\"}+\" in a pattern"},
+        {"pre_tokenizer", SPLIT("a{,3}b"), "pre_tokenizer.pattern", "\"{,\" in a pattern"},
+        {"pre_tokenizer", SPLIT("[^\\\\w ]+"), "pre_tokenizer.pattern", "\\w\" in a pattern"},
+        {"pre_tokenizer", SPLIT("[a[bc]]"), "pre_tokenizer.pattern", "\"[ [\" in a pattern"},
+        {"pre_tokenizer", SPLIT("\\\\C"), "pre_tokenizer.pattern", "does not compile"},
         {"pre_tokenizer", "{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {}}",
          "pre_tokenizer.pattern.Regex", "missing"},
         {"post_processor/type", "\"BertProcessing\"", "post_processor.type", "\"BertProcessing\" is not supported"},
@@ -234,21 +246,50 @@ static void refused(void) {
     }
 }
 
-// What is not given: no BOS; a byte without a token is an error, or unk_token.
+static struct bpe *without_x(const char *field, const char *value, fault *f) {
+    json_t *root = small_file(), *model = json_object_get(root, "model");
+    json_object_del(json_object_get(model, "vocab"), "x");
+    json_object_set_new(model, field, json_loads(value, JSON_DECODE_ANY, NULL));
+    char *text = json_dumps(root, 0);
+    struct bpe *b;
+    bpe_parse(&b, text, strlen(text), "t.json", f);
+    free(text);
+    json_decref(root);
+    return b;
+}
+
+// A byte without a token is left out, and what it parted may merge, or unk_token stands for it.
+static void missing_bytes(void) {
+    fault f = {0};
+    struct token_list list = {0};
+    struct bpe *b = without_x("byte_fallback", "false", &f);
+    CHECK(b && bpe_encode(b, "nxo", 3, &list, &f) && list.count == 1 && list.ids[0] == NO && list.ends[0] == 3);
+    CHECK(bpe_encode(b, "xx", 2, &list, &f) && list.count == 0);
+    bpe_free(b);
+    b = without_x("unk_token", "\"<end>\"", &f);
+    CHECK(b && bpe_encode(b, "nxo", 3, &list, &f) && list.count == 3 && list.ids[1] == END);
+    bpe_free(b);
+    REFUSED(without_x("unk_token", "\"<unk>\"", &f), &f, FAULT_INPUT, "model.unk_token", "\"<unk>\" is no token");
+    REFUSED(without_x("fuse_unk", "true", &f), &f, FAULT_INPUT, "model.fuse_unk", "not supported");
+    REFUSED(without_x("byte_fallback", "true", &f), &f, FAULT_INPUT, "model.byte_fallback", "not supported");
+    b = changed("model/unk_token", "\"<unk>\"", &f); // never needed
+    CHECK(b && b->unknown == BPE_NONE);
+    bpe_free(b);
+    token_list_free(&list);
+}
+
+// What is not given, and steps that do nothing.
 static void variants(void) {
     fault f = {0};
     struct token_list list = {0};
     struct bpe *b = changed("post_processor", NULL, &f);
     CHECK(b && b->bos == BPE_NONE);
     bpe_free(b);
-    b = changed("model/vocab/x", NULL, &f);
-    CHECK(b && bpe_encode(b, "no", 2, &list, &f));
-    REFUSED(bpe_encode(b, "x", 1, &list, &f), &f, FAULT_INPUT, "t.json: vocab", "no token for the byte 0x78");
-    b->unknown = END;
-    CHECK(bpe_encode(b, "x", 1, &list, &f) && list.count == 1 && list.ids[0] == END);
+    b = changed("normalizer", "{\"type\": \"Sequence\", \"normalizers\": []}", &f);
+    CHECK(b && bpe_encode(b, "no", 2, &list, &f) && list.count == 1);
     bpe_free(b);
-    b = changed("model/unk_token", "\"<end>\"", &f);
-    CHECK(b && b->unknown == END);
+    b = changed("pre_tokenizer", SPLIT("\\\\p{N}{1,3}|[\\\\p{L}[:digit:]}+]+|\\\\s+(?!\\\\S)"), &f);
+    CHECK(b && bpe_encode(b, "no+1234", 7, &list, &f) && list.count == 6);
     bpe_free(b);
     // A pair that is there twice has the later rank: "on" now comes before "no".
     b = changed("model/merges", "[\"n o\", \"o n\", \"n o\"]", &f);
@@ -268,6 +309,7 @@ int main(void) {
     neighbours();
     choices_apart();
     refused();
+    missing_bytes();
     variants();
     return check_end();
 }

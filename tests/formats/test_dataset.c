@@ -268,7 +268,7 @@ static void without_bos(void) {
     CHECK(d.examples[0].first_target == 2);
     dataset_free(&d);
     REFUSED(read_text(&d, "{\"prompt\": \"a yes yes\", \"completion\": \" no no\"}", 3, &f), &f, FAULT_INPUT,
-            "line 1: completion", "4 tokens with BOS and EOS but without the prompt, at most 3 fit");
+            "line 1: completion", "4 tokens with one before them and EOS but without the prompt, at most 3 fit");
     refuse("{\"prompt\": \"\", \"completion\": \"yes\"}", "line 1: prompt", "no token before the first target");
 
     CHECK(read_text(&d, "{\"prompt\": \"a yes\", \"choices\": [\" no\", \" yes no\"], \"label\": 1}", 5, &f));

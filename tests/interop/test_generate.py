@@ -1,5 +1,6 @@
 """lodrop-generate: the likeliest tokens are those of transformers' generate, and draws follow its softmax."""
 import json
+import subprocess
 
 import scipy.stats
 import torch
@@ -8,6 +9,8 @@ from common import Tokenizer
 from models import PIECES, sentences, write_adapter, write_model
 from reference import load_adapted, load_model, logits
 from stories import MODEL
+from test_tokenizer_json import END, byte_level, train
+from test_tokenizer_json import write_model as write_byte_level
 
 DRAWS, TEMPERATURE = 160, 1.3
 
@@ -58,6 +61,35 @@ def test_adapter(context):
     model = write_model(context, "random-long", max_position_embeddings=1024)
     adapter = write_adapter(context, model, target_modules=["q_proj", "v_proj", "down_proj"])
     return check_greedy(context, model, load_adapted(model, adapter), sentences(seed=63, count=6), 60, adapter=adapter)
+
+
+def check_byte_level(context, begins):
+    """A tokenizer.json: the end by its name, text by bytes; without BOS something must stand before the first token."""
+    tokenizer = train(byte_level(), begins=begins)
+    model, count = write_byte_level(context, f"byte-level-{begins}", tokenizer), 0
+    reference = load_model(model)
+    for prompt in sentences(seed=64, count=5):
+        begin = tokenizer.encode(prompt).ids
+        with torch.no_grad():
+            want = reference.generate(torch.tensor([begin]), max_new_tokens=60, do_sample=False,
+                                      eos_token_id=tokenizer.token_to_id(END))[0].tolist()[len(begin):]
+        want = [token for token in want if token not in (2, tokenizer.token_to_id(END))]
+        got = ours(context, model, prompt, max_new_tokens=60)
+        assert got["tokens"] == want, f"{prompt!r}: {got['tokens']}, not {want}"
+        count += len(want)
+    alone = subprocess.run([context.build / "lodrop-generate", "--model", model, "--max-new-tokens", "3"],
+                           capture_output=True)
+    refused = b"no BOS" in alone.stderr and alone.returncode == 1
+    assert refused != begins and (alone.returncode == 0) == begins, f"without a prompt: {alone}"
+    return f"{count} tokens"
+
+
+def test_byte_level(context):
+    return check_byte_level(context, begins=False)
+
+
+def test_byte_level_with_bos(context):
+    return check_byte_level(context, begins=True)
 
 
 def check_draws(context, options, keep):

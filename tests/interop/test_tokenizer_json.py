@@ -34,14 +34,17 @@ def random_texts(seed, count):
     return ["".join(character() for _ in range(pick.randint(1, 80))) for _ in range(count)]
 
 
-def train(pre_tokenizer, begins=False, **model):
-    """A tokenizer of its own: all bytes, merges of many lengths, and three added tokens, one of which holds another."""
+def train(pre_tokenizer, begins=False, bytes_from=None, **model):
+    """A tokenizer of its own: all bytes or those of some texts, merges of many lengths, and three added tokens, one of
+    which holds another."""
     tokenizer = tokenizers.Tokenizer(models.BPE(**model))
     tokenizer.pre_tokenizer = pre_tokenizer
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=[BEGIN, END],
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False)
-    tokenizer.train_from_iterator(sentences(seed=1, count=400) + TEXTS + random_texts(2, 300), trainer)
+    alphabet = [] if bytes_from else pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=[BEGIN, END], initial_alphabet=alphabet,
+                                  show_progress=False)
+    texts = bytes_from or sentences(seed=1, count=400) + TEXTS + random_texts(2, 300)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([tokenizers.AddedToken(SAY, normalized=True),
                           tokenizers.AddedToken(SAY + "hello|>", normalized=True),
                           tokenizers.AddedToken("<|sayhello|>", normalized=True)])
@@ -65,10 +68,11 @@ def ours(context, path, texts):
     assert done.returncode == 0, done.stderr.decode()
     first, *lines = done.stdout.decode().splitlines()
     tokens = [[tuple(map(int, token.split(":"))) for token in line.split()] for line in lines]
-    return [int(word) for word in first.split()], tokens, back.read_bytes().decode().split("\0")[:-1]
+    return [int(word) for word in first.split()], tokens, back.read_bytes().decode(errors="replace").split("\0")[:-1]
 
 
-def check(context, tokenizer, path):
+def check(context, tokenizer, path, whole=True):
+    """whole: every text comes back. Where a byte has no token, the library's own ends take those behind it for it."""
     texts = TEXTS + random_texts(3, 600) + sentences(seed=4, count=50)
     (bos, _, size), got, back = ours(context, path, texts)
     assert size == tokenizer.get_vocab_size(), f"{size} tokens, not {tokenizer.get_vocab_size()}"
@@ -78,15 +82,15 @@ def check(context, tokenizer, path):
         want = tokenizer.encode(text, add_special_tokens=False)
         assert [id for id, _ in tokens] == want.ids, f"{text!r}: {tokens}, not {want.ids}"
         ends = [len(text[:end].encode()) for _, end in want.offsets]
-        assert [end for _, end in tokens] == ends, f"{text!r}: ends {tokens}, not {ends}"
-        assert again == text, f"{text!r} comes back as {again!r}"
+        assert [end for _, end in tokens] == ends or not whole, f"{text!r}: ends {tokens}, not {ends}"
+        assert again == text or not whole, f"{text!r} comes back as {again!r}"
     return f"{len(texts)} texts, {sum(map(len, got))} tokens"
 
 
-def check_trained(context, name, tokenizer):
+def check_trained(context, name, tokenizer, whole=True):
     path = context.folder(name) / "tokenizer.json"
     tokenizer.save(str(path))
-    return check(context, tokenizer, path)
+    return check(context, tokenizer, path, whole)
 
 
 def test_gpt2(context):
@@ -119,6 +123,12 @@ def test_pattern(context):
 def test_literal(context):
     split = pre_tokenizers.Split("an", "isolated")
     return check_trained(context, "literal", train(pre_tokenizers.Sequence([split, byte_level(use_regex=False)])))
+
+
+def test_missing_bytes(context):
+    """As SmolLM2's, which has no token for some: they are left out, and their neighbours merge."""
+    tokenizer = train(byte_level(), bytes_from=["cat and dog " * 3, "\u00e9\u0627 1"])
+    return check_trained(context, "missing-bytes", tokenizer, whole=False)
 
 
 def write_model(context, name, tokenizer):

@@ -2,6 +2,7 @@
 """lodrop-generate as a user runs it: the same text on every SIMD instruction set, number of threads and try; an adapter
 that says what it learned and ends; draws that keep to what they may draw from; bad input."""
 import json
+import shutil
 
 from harness import (QEMU, expect, finish, must, qemu_build, run, scratch, simd_isas, skip_missing_isas, train,
                      write_lines, write_model)
@@ -51,12 +52,42 @@ def check_prompts():
     expect("a prompt from a file is that prompt",
            as_json("--prompt-file", file, "--max-new-tokens", 12)["tokens"] == tokens())
     file.write_text("")
-    empty = as_json("--prompt-file", file, "--max-new-tokens", 2)
-    expect("an empty prompt is BOS alone", empty["prompt_tokens"] == 1 and len(empty["tokens"]) <= 2, empty)
+    for options in [], ["--prompt-file", file]:
+        empty = as_json(*options, "--max-new-tokens", 2)
+        expect(f"no prompt, {options}: BOS alone", empty["prompt_tokens"] == 1 and len(empty["tokens"]) <= 2, empty)
     short, long = (as_json("--prompt", "a", *options) for options in [["--max-new-tokens", 5], []])
     expect("fewer tokens are the first of more", long["tokens"][:len(short["tokens"])] == short["tokens"])
     room = POSITIONS - long["prompt_tokens"]
     expect("the default stops where the positions end", len(long["tokens"]) <= room, long)
+
+
+def check_ends():
+    """Whatever file of the model's folder names a token as an end."""
+    text = tokens()
+    for name in "config.json", "generation_config.json":
+        for ends in text[2], [text[4], text[2]]:
+            model = FOLDER / "ends"
+            shutil.copytree(MODEL, model)
+            path = model / name
+            settings = json.loads(path.read_text()) if path.exists() else {}
+            path.write_text(json.dumps({**settings, "eos_token_id": ends}))
+            expect(f"{name} ends it at {ends}", tokens(model=model) == text[:text.index(text[2])], tokens(model=model))
+            shutil.rmtree(model)
+    bad = FOLDER / "bad-ends"
+    shutil.copytree(MODEL, bad)
+    (bad / "generation_config.json").write_text('{"eos_token_id": [1, -7]}')
+    done = generate("--prompt", PROMPT, model=bad)
+    expect("a bad end is refused", done.returncode == 1 and "generation_config.json: eos_token_id" in done.stderr,
+           done.stderr)
+
+
+def check_not_finite():
+    model = FOLDER / "not-finite"
+    shutil.copytree(MODEL, model)
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\xc0\x7f")  # NaN
+    done = generate("--prompt", PROMPT, model=model)
+    expect("a model that is not finite is refused", done.returncode == 1 and "not finite" in done.stderr, done.stderr)
 
 
 def check_learned():
@@ -75,7 +106,6 @@ def check_refused():
     bad = FOLDER / "bad.txt"
     bad.write_bytes(b"a\xff")
     refused = [
-        ([], 2, ["--prompt", "missing"]),
         (["--prompt", "a", "--prompt-file", bad], 2, ["--prompt", "--prompt-file"]),
         (["--prompt", "a", "--seed", 1], 2, ["--temperature", "--seed"]),
         (["--prompt", "a", "--top-k", 4], 2, ["--temperature", "--top-k"]),
@@ -83,7 +113,7 @@ def check_refused():
         (["--prompt", "a", "--top-p", 1.5, "--temperature", 1], 1, ["--top-p"]),
         (["--prompt", "a", "--max-new-tokens", POSITIONS], 1, ["max_position_embeddings", str(POSITIONS)]),
         (["--prompt", "a b " * POSITIONS], 1, ["max_position_embeddings", str(POSITIONS)]),
-        (["--prompt-file", FOLDER / "absent.txt"], 1, ["absent.txt"]),
+        (["--prompt-file", FOLDER / "absent.txt"], 1, ["absent.txt", "missing"]),
         (["--prompt-file", bad], 1, ["bad.txt", "UTF-8"]),
         (["--prompt", "a\udcff"], 1, ["--prompt", "UTF-8"]),
         (["--prompt", "a", "--adapter", FOLDER / "absent"], 1, ["absent"]),
@@ -103,6 +133,8 @@ skip_missing_isas("the same text", LACKING)
 check_same_text(ISAS)
 check_draws()
 check_prompts()
+check_ends()
+check_not_finite()
 check_learned()
 check_refused()
 finish()
