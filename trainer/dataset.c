@@ -20,6 +20,7 @@ struct reader {
     uint32_t bos, eos;
     size_t lead; // tokens before a text: BOS, if the tokenizer has one
     struct token_list list;
+    bool as_text; // this example holds a special token's text
     char *text; // prompt and completion as one string
     size_t text_capacity;
     fault *f;
@@ -65,6 +66,8 @@ static bool add_example(struct reader *r, struct example example) {
     data->examples[data->count++] = example;
     data->tokens += example.count;
     data->targets += example.count - example.first_target;
+    data->as_text += r->as_text;
+    r->as_text = false;
     return true;
 }
 
@@ -72,6 +75,11 @@ static bool add_example(struct reader *r, struct example example) {
 static bool encode(struct reader *r, struct json_scope place, const char *field, const char *text, size_t length) {
     if (!tokenizer_encode(r->tokenizer, text, length, &r->list, r->f)) {
         return false;
+    }
+    const char *special = tokenizer_special_as_text(r->tokenizer, text, length);
+    r->as_text = r->as_text || special;
+    if (special && !*r->data->special) {
+        snprintf(r->data->special, sizeof r->data->special, "%s", special);
     }
     for (size_t i = 0; i < r->list.count; i++) {
         if (r->list.ids[i] >= r->options->vocab_size) {

@@ -19,6 +19,7 @@ extern "C" {
 struct sentence_pieces {
     sentencepiece::SentencePieceProcessor processor;
     std::string file;
+    std::vector<std::string> controls;
 };
 
 template <typename Work>
@@ -40,6 +41,11 @@ static bool load_bytes(sentence_pieces **loaded, const mapped_file &map, const c
         sentencepiece::util::Status status = s->processor.LoadFromSerializedProto(bytes);
         if (!status.ok() || s->processor.GetPieceSize() <= 0) {
             return fault_set(f, FAULT_INPUT, file, nullptr, "not a SentencePiece model");
+        }
+        for (int id = 0; id < s->processor.GetPieceSize(); id++) {
+            if (s->processor.IsControl(id)) {
+                s->controls.push_back(s->processor.IdToPiece(id));
+            }
         }
         *loaded = s.release();
         return true;
@@ -71,6 +77,10 @@ int32_t sentence_pieces_bos(const sentence_pieces *s) {
 
 int32_t sentence_pieces_eos(const sentence_pieces *s) {
     return s->processor.eos_id();
+}
+
+const char *sentence_pieces_control(const sentence_pieces *s, size_t i) {
+    return i < s->controls.size() ? s->controls[i].c_str() : nullptr;
 }
 
 bool sentence_pieces_encode(const sentence_pieces *s, const char *text, size_t length, token_list *out, fault *f) {

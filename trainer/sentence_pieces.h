@@ -16,6 +16,8 @@ void sentence_pieces_free(struct sentence_pieces *s);
 uint32_t sentence_pieces_count(const struct sentence_pieces *s);
 int32_t sentence_pieces_bos(const struct sentence_pieces *s); // -1: it has none
 int32_t sentence_pieces_eos(const struct sentence_pieces *s);
+// The text of the i-th control piece, which no text is tokenised to; NULL: there are no more.
+const char *sentence_pieces_control(const struct sentence_pieces *s, size_t i);
 
 // As tokenizer_encode and tokenizer_decode.
 bool sentence_pieces_encode(const struct sentence_pieces *s, const char *text, size_t length, struct token_list *out,

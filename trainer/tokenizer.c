@@ -6,6 +6,7 @@
 
 #include "bpe.h"
 #include "file.h"
+#include "json.h"
 #include "sentence_pieces.h"
 
 static const size_t MAX_TEXT_BYTES = (size_t)1 << 30;
@@ -14,6 +15,7 @@ static const size_t MAX_TEXT_BYTES = (size_t)1 << 30;
 struct tokenizer {
     struct sentence_pieces *pieces;
     struct bpe *bpe;
+    json_t *beside; // tokenizer.json beside a SentencePiece model; NULL: there is none
     char file[FILE_PATH_MAX];
 };
 
@@ -36,6 +38,14 @@ static bool find_file(char file[FILE_PATH_MAX], const char *path, fault *f) {
     return fault_set(f, FAULT_INPUT, file, NULL, "missing, and there is no tokenizer.json either");
 }
 
+// What it adds to the pieces.
+static bool load_beside(struct tokenizer *t, const char *folder, fault *f) {
+    char json[FILE_PATH_MAX];
+    return !t->pieces || !file_is_folder(folder) ||
+           (file_path(json, folder, "tokenizer.json", f) &&
+            (!file_exists(json) || json_read_file(&t->beside, json, f)));
+}
+
 bool tokenizer_load(struct tokenizer **loaded, const char *path, fault *f) {
     *loaded = NULL;
     struct tokenizer *t = calloc(1, sizeof *t);
@@ -44,8 +54,9 @@ bool tokenizer_load(struct tokenizer **loaded, const char *path, fault *f) {
     }
     if (!find_file(t->file, path, f) || !(file_ends_with(t->file, ".json")
                                               ? bpe_load(&t->bpe, t->file, f)
-                                              : sentence_pieces_load(&t->pieces, t->file, f))) {
-        free(t);
+                                              : sentence_pieces_load(&t->pieces, t->file, f)) ||
+        !load_beside(t, path, f)) {
+        tokenizer_free(t);
         return false;
     }
     *loaded = t;
@@ -56,6 +67,7 @@ void tokenizer_free(struct tokenizer *t) {
     if (t) {
         sentence_pieces_free(t->pieces);
         bpe_free(t->bpe);
+        json_decref(t->beside);
         free(t);
     }
 }
@@ -93,6 +105,24 @@ bool token_list_reserve(struct token_list *list, size_t count) {
     list->ends = ends ? ends : list->ends;
     list->capacity = ends ? capacity : list->capacity;
     return ends;
+}
+
+const char *tokenizer_special_as_text(const struct tokenizer *t, const char *text, size_t length) {
+    const json_t *added = json_object_get(t->beside, "added_tokens"), *value;
+    const char *special;
+    size_t i;
+    for (i = 0; t->pieces && (special = sentence_pieces_control(t->pieces, i)); i++) {
+        if (memmem(text, length, special, strlen(special))) {
+            return special;
+        }
+    }
+    json_array_foreach(added, i, value) {
+        special = json_string_value(json_object_get(value, "content"));
+        if (special && *special && memmem(text, length, special, strlen(special))) {
+            return special;
+        }
+    }
+    return NULL;
 }
 
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f) {

@@ -32,6 +32,10 @@ bool token_list_reserve(struct token_list *list, size_t count); // room for so m
 // text: UTF-8, `length` bytes, less than 1 GiB.
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f);
 
+// The text of a special token (BOS, EOS, one that tokenizer.json adds) that stands in a text and is tokenised like it,
+// where Hugging Face's tokenizers take it for the token; NULL: there is none. Byte-level BPE does as they do.
+const char *tokenizer_special_as_text(const struct tokenizer *t, const char *text, size_t length);
+
 // The text of tokens, *length bytes, which may be zero bytes, too, and no UTF-8, and a zero byte behind them. The
 // caller frees *text.
 bool tokenizer_decode(const struct tokenizer *t, const uint32_t *ids, size_t count, char **text, size_t *length,

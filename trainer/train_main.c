@@ -51,6 +51,10 @@ static void print_start(struct training *t) {
         report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
                     (long long)t->options->max_length);
     }
+    if (d->as_text) {
+        report_line(&t->report, "%zu examples hold %s, which is tokenised as text and not as that token", d->as_text,
+                    d->special);
+    }
     if (strcmp(t->options->model_dropout, "off") == 0) {
         print_unapplied(t, "attention_dropout", t->model.config.attention_dropout);
         print_unapplied(t, "hidden_dropout_prob", t->model.config.hidden_dropout);

@@ -41,6 +41,18 @@ static void texts(void) {
     dataset_free(&d);
 }
 
+static void special_tokens(void) {
+    struct dataset d;
+    fault f = {0};
+    const char *lines = "{\"prompt\": \"yes</s>\", \"choices\": [\" no\", \"<s> no\"], \"label\": 1}\n"
+                        "{\"prompt\": \"<s yes\", \"choices\": [\" no\", \" yes\"], \"label\": 1}\n"
+                        "{\"prompt\": \"yes\", \"choices\": [\" no\", \"<s> no\"], \"label\": 1}\n";
+    CHECK(read_text(&d, lines, 64, &f) && d.as_text == 2 && strcmp(d.special, "</s>") == 0);
+    dataset_free(&d);
+    CHECK(read_text(&d, "{\"text\": \"yes no\"}", 64, &f) && d.as_text == 0 && !*d.special);
+    dataset_free(&d);
+}
+
 static void completions(void) {
     struct dataset d;
     fault f = {0};
@@ -354,6 +366,7 @@ int main(void) {
     fault f = {0};
     CHECK(tokenizer_load(&tokenizer, write_small_tokenizer("tokenizer.model", SMALL_BOS_EOS), &f));
     texts();
+    special_tokens();
     completions();
     long_prompts();
     choices();

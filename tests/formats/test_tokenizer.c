@@ -1,6 +1,7 @@
 // tokenizer.h: tokens and their places in the text, text back, and files that are no tokenizer.
 #include "../../trainer/tokenizer.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +77,30 @@ static void vocabularies(void) {
     tokenizer_free(t);
 }
 
+static bool holds(const struct tokenizer *t, const char *text, const char *special) {
+    const char *found = tokenizer_special_as_text(t, text, strlen(text));
+    return special ? found && strcmp(found, special) == 0 : !found;
+}
+
+// A folder with both files: the pieces are those of the model, what the other one adds is looked for.
+static void both_files(void) {
+    struct tokenizer *t;
+    fault f = {0};
+    char folder[FILE_PATH_MAX];
+    CHECK(file_make_folders(temporary("both"), &f));
+    snprintf(folder, sizeof folder, "%s", temporary("both"));
+    write_small_tokenizer("both/tokenizer.model", SMALL_BOS_EOS);
+    CHECK(tokenizer_load(&t, folder, &f) && holds(t, "a<|say|>", NULL) && holds(t, "a</s>", "</s>"));
+    tokenizer_free(t);
+    write_text("both/tokenizer.json", "{\"added_tokens\": [{\"id\": 1, \"content\": \"<s>\"}, {}, {\"content\": \"\"},"
+                                      " {\"id\": 291, \"content\": \"<|say|>\"}]}");
+    CHECK(tokenizer_load(&t, folder, &f) && tokenizer_vocab_size(t) == SMALL_TOKENS);
+    CHECK(holds(t, "yes", NULL) && holds(t, "a<|say|>", "<|say|>") && holds(t, "<s>", "<s>"));
+    tokenizer_free(t);
+    write_text("both/tokenizer.json", "{");
+    REFUSED(tokenizer_load(&t, folder, &f), &f, FAULT_INPUT, "both/tokenizer.json", "not valid JSON");
+}
+
 static void bad_files(void) {
     struct tokenizer *t;
     fault f = {0};
@@ -120,6 +145,7 @@ static void real_tokenizer(void) {
 int main(void) {
     small();
     vocabularies();
+    both_files();
     bad_files();
     real_tokenizer();
     return check_end();

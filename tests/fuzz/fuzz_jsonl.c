@@ -1,6 +1,7 @@
 // Any bytes are a .jsonl file that is refused, or examples that fit their limits. The tokenizer is one of single bytes,
 // where a byte of 0x80 or more is a token beyond the vocabulary; it has a BOS for every other size of the file.
 #include <stdlib.h>
+#include <string.h>
 
 #include "../../trainer/dataset.h"
 
@@ -18,6 +19,11 @@ int32_t tokenizer_bos(const struct tokenizer *t) {
 int32_t tokenizer_eos(const struct tokenizer *t) {
     (void)t;
     return EOS;
+}
+
+const char *tokenizer_special_as_text(const struct tokenizer *t, const char *text, size_t length) {
+    (void)t;
+    return memmem(text, length, "</s>", 4) ? "</s>" : NULL;
 }
 
 bool tokenizer_encode(const struct tokenizer *t, const char *text, size_t length, struct token_list *out, fault *f) {
@@ -63,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         check(f.status && f.text[0] && d.count == 0);
         return 0;
     }
-    check(d.count > 0);
+    check(d.count > 0 && d.as_text <= d.count && !d.as_text == !*d.special);
     for (size_t i = 0; i < d.count; i++) {
         const struct example *e = &d.examples[i];
         check(e->count <= MAX_LENGTH && e->first_target >= 1 && e->first_target < e->count);
