@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs a shell command on a PC with AVX-512 that Bochs emulates: Debian's kernel, this machine's libraries, the programs
-# of a build folder. Its output and exit status are the command's; 125 if the PC did not get to the command's end. Slow:
-# 10 to 20 s until the command starts, then some 300 times slower than a CPU.
+# Runs a shell command on a PC with AVX-512 that Bochs emulates: Debian's kernel, this machine's libraries, and those
+# programs of a build folder that the command names. Its output and exit status are the command's; 125 if the PC did
+# not get to the command's end. Slow: 10 to 20 s until the command starts, then some 300 times slower than a CPU.
 #
 #     tests/avx512/run.sh [-t SECONDS] BUILD COMMAND...
 #     tests/avx512/run.sh build lodrop-info
@@ -60,9 +60,10 @@ make_initramfs() { # BUILD COMMAND
         copy_program "$(command -v $program)"
     done
     for program in "$1"/check "$1"/lodrop-*; do
-        copy_program "$program"
+        grep -qw -- "${program##*/}" "$run/tree/command" && copy_program "$program"
     done
     (cd "$run/tree" && find . | cpio --quiet -o -H newc) >"$run/initramfs" || die "cannot make the initramfs"
+    [ "$(stat -c %s "$run/initramfs")" -lt $((0xefe000)) ] || die "the programs take more room than boot.S has"
 }
 
 # The disk's size: whole cylinders, and whole reads of the ROM.
