@@ -15,7 +15,7 @@ help:
 	@echo "make test     run all tests; the last line sums them up"
 	@echo "make demo     fine-tune a small language model with LoRA and dropout, five seeds each"
 	@echo "make study    ask of ranks, rates, places and parts of dropout on the demo's task; half an hour, goes on after Ctrl-C"
-	@echo "make interop  compare with PyTorch and PEFT, in a Python environment of its own ($(VENV)/)"
+	@echo "make interop  compare with PyTorch, PEFT and tokenizers, in a Python environment of its own ($(VENV)/)"
 	@echo "make bench    measure all operations, write $(BUILD)/bench/; BENCH_FLAGS are Google Benchmark's"
 	@echo "make mca      estimate the inner loops on CPUs that are not at hand, with llvm-mca"
 	@echo "make compare  measure beside PyTorch, PEFT and transformers; COMPARE_FLAGS, e.g. --only lora (--help lists them)"

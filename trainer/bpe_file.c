@@ -65,7 +65,7 @@ static bool check_id(struct reader *r, const char *field, const char *name, cons
     return true;
 }
 
-// Room for all tokens; ids may have holes, but not more of them than there are tokens and 64 Ki.
+// Room for all tokens; ids may have holes, about as many as there are tokens and 128 Ki.
 static bool reserve_tokens(struct reader *r, const json_t *added) {
     const char *name;
     const json_t *value;
@@ -158,7 +158,8 @@ static bool find_name(struct reader *r, const char *field, const char *name, uin
 
 // --- merges ---
 
-// The halves of a merge, "a b" or ["a", "b"], into text, each ended by a zero; false: it is neither.
+// The halves of a merge, "a b" (from then on in *text, which is the caller's) or ["a", "b"]; false: it is neither. Both
+// NULL: no memory.
 static bool halves(const json_t *merge, char **text, const char **left, const char **right) {
     if (json_is_array(merge) && json_array_size(merge) == 2) {
         *left = json_string_value(json_array_get(merge, 0));
@@ -167,8 +168,13 @@ static bool halves(const json_t *merge, char **text, const char **left, const ch
     }
     const char *line = json_string_value(merge);
     const char *gap = line ? strchr(line, ' ') : NULL;
-    if (!gap || strchr(gap + 1, ' ') || !(*text = strdup(line))) {
+    if (!gap || strchr(gap + 1, ' ')) {
         return false;
+    }
+    *text = strdup(line);
+    if (!*text) {
+        *left = *right = NULL;
+        return true;
     }
     (*text)[gap - line] = 0;
     *left = *text;
@@ -178,8 +184,8 @@ static bool halves(const json_t *merge, char **text, const char **left, const ch
 
 static bool merge_of(struct reader *r, const char *left, const char *right, struct bpe_merge *merge) {
     uint32_t first, second;
-    size_t length = strlen(left);
-    char *both = malloc(length + strlen(right) + 1);
+    size_t length = left ? strlen(left) : 0;
+    char *both = left ? malloc(length + strlen(right) + 1) : NULL;
     if (!both) {
         return fault_memory(r->f, r->file);
     }
@@ -531,7 +537,7 @@ bool bpe_load(struct bpe **loaded, const char *path, fault *f) {
     if (!file_path(folder, NULL, path, f) || !file_map(&map, path, f)) {
         return false;
     }
-    folder[slash > path ? slash - path : slash == path] = 0;
+    folder[slash ? (slash == path ? 1 : slash - path) : 0] = 0;
     bool done = parse(loaded, map.data, map.size, path, slash ? folder : ".", f);
     file_unmap(&map);
     return done;

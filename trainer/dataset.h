@@ -44,7 +44,7 @@ struct dataset {
     size_t tokens;  // of all training sequences
     size_t targets; // of all training sequences
     size_t cut;     // examples that lost tokens to max_length
-    size_t as_text; // examples in which a special token's text is tokenised as text
+    size_t as_text; // examples in which a special token's text is tokenised as text; plain text counts as one
     char special[64]; // the first such one
 };
 

@@ -6,8 +6,8 @@
 #include "model.h"
 
 // How the next token is chosen: the likeliest (temperature 0), or drawn from the softmax of logits / temperature over
-// the most_likely first ones (0: all) of which no fewer than a share of `nucleus` is needed. Draw i of a seed is the
-// same on every machine.
+// the most_likely first ones (0: all), and of these over the fewest, likeliest first, that together have a share of
+// `nucleus`. Draw i of a seed is the same on every machine.
 struct generation_manner {
     size_t new_tokens; // at most
     size_t vocabulary; // only tokens below it come: a model may have rows for more than its tokenizer has

@@ -2,13 +2,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "dataset.h"
 #include "file.h"
 #include "generate.h"
 #include "inference.h"
 #include "options.h"
+#include "report.h"
 #include "wisdom.h"
 
 struct generate_options {
@@ -26,7 +26,7 @@ static const struct option LIST[] = {
     {"prompt", OPTION_TEXT, AT(prompt), 0, 0, "TEXT", "what it goes on with (default: nothing, only BOS)"},
     {"prompt-file", OPTION_TEXT, AT(prompt_file), 0, 0, "FILE", "the same, as all of a text file, of any length"},
     {"max-new-tokens", OPTION_INTEGER, AT(max_new_tokens), 1, 1048576, "N",
-     "at most so many, fewer if the text ends (default 128)"},
+     "at most so many, fewer if the text ends (default 128, or as many as positions are left)"},
     {"temperature", OPTION_NUMBER, AT(temperature), 0, 100, "T",
      "draw from the softmax of logits / T; 0 (the default): take the likeliest"},
     {"top-k", OPTION_INTEGER, AT(top_k), 0, 16777216, "K", "draw from the K likeliest (default 0: all)"},
@@ -35,16 +35,17 @@ static const struct option LIST[] = {
     {"seed", OPTION_INTEGER, AT(seed), 0, 9.2e18, "N", "of the draws (default 0)"},
     {"threads", OPTION_INTEGER, AT(threads), 0, 1024, "N", "default 0: as many as this process may use"},
     {"json", OPTION_SWITCH, AT(json), 0, 0, NULL,
-     "print one JSON object: text (null if it is no UTF-8), tokens and their rate"},
+     "print one JSON object: text (null if it is no UTF-8; without half a character), tokens, their rate"},
 };
 
 static const struct option_table TABLE = {
     .program = "lodrop-generate",
-    .usage = "usage: lodrop-generate --model DIR --prompt TEXT [--adapter DIR] [options]\n\n"
+    .usage = "usage: lodrop-generate --model DIR [--prompt TEXT | --prompt-file FILE] [--adapter DIR] [options]\n\n"
              "Prints what the model adds to the prompt, as it comes. A seed draws the same text on every machine.\n",
     .outro = {"The prompt is tokenised as a prompt of lodrop-train's data: BOS, if the tokenizer has one, and its\n"
               "tokens. The text ends at the tokenizer's EOS, or at an eos_token_id of config.json or of\n"
-              "generation_config.json. An adapter trained with dropout is the mean adapter, as in lodrop-eval.\n\n"
+              "generation_config.json. An adapter trained with dropout is the mean adapter, as in lodrop-eval.\n"
+              "LODROP_ISA, LODROP_WISDOM and OMP_NUM_THREADS are as in lodrop-train --help.\n\n"
               "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk.\n"},
     .list = LIST,
     .count = sizeof LIST / sizeof *LIST,
@@ -64,12 +65,6 @@ struct text {
     uint32_t ends[ENDS_MOST];
     size_t end_count;
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 // Bytes up to the last whole character: a character's tokens may come one by one.
 static size_t whole_characters(const char *text, size_t length) {
@@ -108,7 +103,7 @@ static bool show(struct text *t, bool last, fault *f) {
 
 static bool take(void *context, uint32_t token, fault *f) {
     struct text *t = context;
-    t->begin = t->count == t->prompt ? now() : t->begin;
+    t->begin = t->count == t->prompt ? report_clock() : t->begin;
     t->tokens[t->count++] = token;
     return t->quiet || show(t, false, f);
 }
@@ -120,6 +115,10 @@ static bool encode(struct text *t, const char *prompt, size_t length, size_t new
     struct token_list list = {0};
     if (length && !dataset_is_text(prompt, length)) {
         return fault_set(f, FAULT_INPUT, file, NULL, "not UTF-8 text");
+    }
+    const char *special = tokenizer_special_as_text(tokenizer, prompt, length);
+    if (special) {
+        fprintf(stderr, "the prompt holds %s, which is tokenised as text and not as that token\n", special);
     }
     if (!tokenizer_encode(tokenizer, prompt, length, &list, f)) {
         token_list_free(&list);
@@ -151,11 +150,13 @@ static bool read_prompt(struct text *t, const struct generate_options *o, fault 
     return done;
 }
 
-static bool add_end(struct text *t, int64_t token, const char *file, fault *f) {
-    if (t->end_count == ENDS_MOST || token < 0 || token > UINT32_MAX) {
-        return fault_set(f, FAULT_INPUT, file, "eos_token_id", "must be at most %d tokens", MODEL_MAX_EOS);
+static bool add_end(struct text *t, const json_t *token, const char *file, fault *f) {
+    json_int_t number = json_is_integer(token) ? json_integer_value(token) : -1;
+    if (t->end_count == ENDS_MOST || number < 0 || number > UINT32_MAX) {
+        return fault_set(f, FAULT_INPUT, file, "eos_token_id", "must be a token, or a list of at most %d",
+                         MODEL_MAX_EOS);
     }
-    t->ends[t->end_count++] = (uint32_t)token;
+    t->ends[t->end_count++] = (uint32_t)number;
     return true;
 }
 
@@ -165,9 +166,9 @@ static bool add_ends_of_generation(struct text *t, const char *file, fault *f) {
         return false;
     }
     const json_t *ends = json_object_get(root, "eos_token_id");
-    bool done = !json_is_integer(ends) || add_end(t, json_integer_value(ends), file, f);
+    bool done = !ends || json_is_null(ends) || json_is_array(ends) || add_end(t, ends, file, f);
     for (size_t i = 0; done && i < json_array_size(ends); i++) {
-        done = add_end(t, json_integer_value(json_array_get(ends, i)), file, f);
+        done = add_end(t, json_array_get(ends, i), file, f);
     }
     json_decref(root);
     return done;
@@ -203,11 +204,14 @@ static bool fit_positions(const struct text *t, struct generate_options *o, bool
 
 // The rate of all tokens but the first, which comes with the prompt.
 static bool print_json(const struct text *t, fault *f) {
-    double seconds = now() - t->begin;
+    double seconds = report_clock() - t->begin;
     size_t count = t->count - t->prompt;
     json_t *tokens = json_array();
     for (size_t i = t->prompt; i < t->count; i++) {
-        json_array_append_new(tokens, json_integer(t->tokens[i]));
+        if (json_array_append_new(tokens, json_integer(t->tokens[i])) != 0) {
+            json_decref(tokens);
+            return fault_memory(f, "the result");
+        }
     }
     size_t end = settled(t->all, t->length);
     json_t *text = json_stringn(t->all + t->printed, end > t->printed ? end - t->printed : 0);

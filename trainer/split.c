@@ -10,15 +10,19 @@ static const char *describe(int error, char text[static 256]) {
 }
 
 // The files' expressions are Oniguruma's, in which these mean something else than in PCRE2, or match other characters;
-// the first three only where no class is open.
-static const char *const foreign[] = {"}+", "{,", "(?m", "&&", "\\w", "\\W", "\\b", "\\B", "\\h", "\\H"};
-enum { OUTSIDE_CLASSES = 3 };
+// the first two only where no class is open.
+static const char *const foreign[] = {"}+", "{,", "&&", "\\w", "\\W", "\\b", "\\B", "\\h", "\\H"};
+enum { OUTSIDE_CLASSES = 2 };
 
 static const char *foreign_at(const char *p, bool within) {
     for (size_t i = within ? OUTSIDE_CLASSES : 0; i < sizeof foreign / sizeof *foreign; i++) {
         if (strncmp(p, foreign[i], strlen(foreign[i])) == 0) {
             return foreign[i];
         }
+    }
+    if (!within && p[0] == '(' && p[1] == '?') { // options, m among them
+        size_t letters = strspn(p + 2, "imnsxUJ-");
+        return memchr(p + 2, 'm', letters) ? "(?m" : NULL;
     }
     return within && *p == '[' && p[1] != ':' ? "[ [" : NULL;
 }

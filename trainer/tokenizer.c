@@ -15,7 +15,7 @@ static const size_t MAX_TEXT_BYTES = (size_t)1 << 30;
 struct tokenizer {
     struct sentence_pieces *pieces;
     struct bpe *bpe;
-    json_t *beside; // tokenizer.json beside a SentencePiece model; NULL: there is none
+    json_t *added; // added_tokens of a tokenizer.json beside a SentencePiece model; NULL: there is none
     char file[FILE_PATH_MAX];
 };
 
@@ -41,9 +41,18 @@ static bool find_file(char file[FILE_PATH_MAX], const char *path, fault *f) {
 // What it adds to the pieces.
 static bool load_beside(struct tokenizer *t, const char *folder, fault *f) {
     char json[FILE_PATH_MAX];
-    return !t->pieces || !file_is_folder(folder) ||
-           (file_path(json, folder, "tokenizer.json", f) &&
-            (!file_exists(json) || json_read_file(&t->beside, json, f)));
+    json_t *root;
+    if (!t->pieces || !file_is_folder(folder)) {
+        return true;
+    }
+    if (!file_path(json, folder, "tokenizer.json", f) || (file_exists(json) && !json_read_file(&root, json, f))) {
+        return false;
+    }
+    if (file_exists(json)) {
+        t->added = json_incref(json_object_get(root, "added_tokens"));
+        json_decref(root);
+    }
+    return true;
 }
 
 bool tokenizer_load(struct tokenizer **loaded, const char *path, fault *f) {
@@ -67,7 +76,7 @@ void tokenizer_free(struct tokenizer *t) {
     if (t) {
         sentence_pieces_free(t->pieces);
         bpe_free(t->bpe);
-        json_decref(t->beside);
+        json_decref(t->added);
         free(t);
     }
 }
@@ -108,7 +117,7 @@ bool token_list_reserve(struct token_list *list, size_t count) {
 }
 
 const char *tokenizer_special_as_text(const struct tokenizer *t, const char *text, size_t length) {
-    const json_t *added = json_object_get(t->beside, "added_tokens"), *value;
+    const json_t *value;
     const char *special;
     size_t i;
     for (i = 0; t->pieces && (special = sentence_pieces_control(t->pieces, i)); i++) {
@@ -116,7 +125,7 @@ const char *tokenizer_special_as_text(const struct tokenizer *t, const char *tex
             return special;
         }
     }
-    json_array_foreach(added, i, value) {
+    json_array_foreach(t->added, i, value) {
         special = json_string_value(json_object_get(value, "content"));
         if (special && *special && memmem(text, length, special, strlen(special))) {
             return special;

@@ -43,6 +43,15 @@ static void print_unapplied(struct training *t, const char *field, double rate) 
     }
 }
 
+static void print_as_text(struct training *t, const struct dataset *d, const char *file) {
+    if (d->as_text && d->kind == DATASET_STREAM) {
+        report_line(&t->report, "%s holds %s, which is tokenised as text and not as that token", file, d->special);
+    } else if (d->as_text) {
+        report_line(&t->report, "%s: %zu examples hold %s, which is tokenised as text and not as that token", file,
+                    d->as_text, d->special);
+    }
+}
+
 static void print_start(struct training *t) {
     const struct dataset *d = &t->data;
     report_line(&t->report, "%zu examples, %zu tokens, %zu targets%s", d->count, d->tokens, d->targets,
@@ -51,10 +60,8 @@ static void print_start(struct training *t) {
         report_line(&t->report, "%zu examples were longer than --max-length %lld and lost tokens", d->cut,
                     (long long)t->options->max_length);
     }
-    if (d->as_text) {
-        report_line(&t->report, "%zu examples hold %s, which is tokenised as text and not as that token", d->as_text,
-                    d->special);
-    }
+    print_as_text(t, d, t->options->data);
+    print_as_text(t, &t->held_out, t->options->eval_data);
     if (strcmp(t->options->model_dropout, "off") == 0) {
         print_unapplied(t, "attention_dropout", t->model.config.attention_dropout);
         print_unapplied(t, "hidden_dropout_prob", t->model.config.hidden_dropout);

@@ -158,7 +158,7 @@ static const char SWEEPS[] =
     "option varies beside the seed and is a number.\n\n"
     "Options may be spelled with underscores, like --lora_r 4.\n\n"
     "Environment: LODROP_ISA (ref, avx2, avx512 or neon, else the best here), LODROP_WISDOM (what --tune and\n"
-    "lodrop-tune measured, lodrop-tune --help), OMP_NUM_THREADS (the most threads), LODROP_VERBOSE (not empty:\n"
+    "lodrop-tune measured, lodrop-tune --help), OMP_NUM_THREADS (the most threads), LODROP_VERBOSE (if set:\n"
     "says what memory and which kernels a run takes).\n\n"
     "Exit status: 0 done, 1 bad input, 2 usage, 3 out of memory or disk, 130 interrupted.\n";
 

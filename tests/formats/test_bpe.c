@@ -228,6 +228,7 @@ static void refused(void) {
         {"pre_tokenizer", SPLIT("\\\\p{N}{1,3}+"), "pre_tokenizer.pattern", "\"}+\" in a pattern"},
         {"pre_tokenizer", SPLIT("a{,3}b"), "pre_tokenizer.pattern", "\"{,\" in a pattern"},
         {"pre_tokenizer", SPLIT("[^\\\\w ]+"), "pre_tokenizer.pattern", "\\w\" in a pattern"},
+        {"pre_tokenizer", SPLIT("(?i-m:a)"), "pre_tokenizer.pattern", "\"(?m\" in a pattern"},
         {"pre_tokenizer", SPLIT("[a[bc]]"), "pre_tokenizer.pattern", "\"[ [\" in a pattern"},
         {"pre_tokenizer", SPLIT("\\\\C"), "pre_tokenizer.pattern", "does not compile"},
         {"pre_tokenizer", "{\"type\": \"Split\", \"behavior\": \"Isolated\", \"pattern\": {}}",

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Compares the programs of a build folder with PyTorch, transformers and PEFT.
+"""Compares the programs of a build folder with PyTorch, transformers, tokenizers and PEFT.
 
     tests/interop/run.py --build BUILD [--filter WORD]
 
-LODROP_TEST_DATA names a folder with models/stories260k and tinystories-sample; without it the tests that need them are
-skipped, and the others run on small models of random weights made here.
+LODROP_TEST_DATA names a folder with models/stories260k, tinystories-sample and tokenizers/gpt2; without it the tests
+that need them are skipped, and the others run on small models of random weights and tokenizers made here.
 """
 import argparse
 import importlib
@@ -52,7 +52,7 @@ def run_one(label, function, context):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--build", required=True, help="folder with lodrop-train, lodrop-eval and lodrop-mask")
+    parser.add_argument("--build", required=True, help="folder with the trainer's programs and tokens")
     parser.add_argument("--filter", default="", help="run only tests whose name contains this")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")

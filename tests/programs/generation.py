@@ -4,8 +4,8 @@ that says what it learned and ends; draws that keep to what they may draw from; 
 import json
 import shutil
 
-from harness import (QEMU, expect, finish, must, qemu_build, run, scratch, simd_isas, skip_missing_isas, train,
-                     write_lines, write_model)
+from harness import (QEMU, expect, finish, must, other_builds, qemu_build, run, scratch, simd_isas, skip_missing_isas,
+                     train, write_lines, write_model)
 
 PROMPT, POSITIONS = "abc de", 40
 
@@ -30,6 +30,8 @@ def check_same_text(isas):
             expect(f"{what}: {isa} gives the same", tokens(*options, isa=isa) == text)
         for threads in 1, 2, 3:
             expect(f"{what}: {threads} threads give the same", tokens(*options, "--threads", threads) == text)
+        for build in OTHER_BUILDS:
+            expect(f"{what}: {build} gives the same", tokens(*options, build=build) == text)
         if QEMU_BUILD:
             emulated = tokens(*options, "--threads", 1, build=QEMU_BUILD, emulator=QEMU)
             expect(f"{what}: NEON gives the same", emulated == text, f"{emulated} {text}")
@@ -75,10 +77,11 @@ def check_ends():
             shutil.rmtree(model)
     bad = FOLDER / "bad-ends"
     shutil.copytree(MODEL, bad)
-    (bad / "generation_config.json").write_text('{"eos_token_id": [1, -7]}')
-    done = generate("--prompt", PROMPT, model=bad)
-    expect("a bad end is refused", done.returncode == 1 and "generation_config.json: eos_token_id" in done.stderr,
-           done.stderr)
+    for ends in "[1, -7]", '"</s>"', "[true]":
+        (bad / "generation_config.json").write_text(f'{{"eos_token_id": {ends}}}')
+        done = generate("--prompt", PROMPT, model=bad)
+        expect(f"an end of {ends} is refused",
+               done.returncode == 1 and "generation_config.json: eos_token_id" in done.stderr, done.stderr)
 
 
 def check_not_finite():
@@ -127,6 +130,7 @@ def check_refused():
 
 FOLDER = scratch()
 QEMU_BUILD = qemu_build("NEON generates the same text")
+OTHER_BUILDS = other_builds("other compilers generate the same text")
 MODEL = write_model(FOLDER / "model", max_position_embeddings=POSITIONS)
 ISAS, LACKING = simd_isas()
 skip_missing_isas("the same text", LACKING)

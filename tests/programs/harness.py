@@ -1,9 +1,11 @@
 """What the tests of the programs share: running them, small inputs, counting. Only Python's standard library.
 
-    LODROP_BUILD       folder of the programs (default: build)
-    LODROP_TEST_DATA   folder of larger models and texts; what needs them is skipped without it
-    LODROP_QEMU_BUILD  folder of the same programs for aarch64; what needs it is skipped without it
-    LODROP_QEMU        what runs those (default: qemu-aarch64 -L /)
+    LODROP_BUILD         folder of the programs (default: build)
+    LODROP_TEST_DATA     folder of larger models and texts; what needs them is skipped without it
+    LODROP_OTHER_BUILDS  folders, parted by blanks, of the programs by other compilers or with other optimisation; what
+                         needs them is skipped without them
+    LODROP_QEMU_BUILD    folder of the same programs for aarch64; what needs it is skipped without it
+    LODROP_QEMU          what runs those (default: qemu-aarch64 -L /)
 """
 import array
 import atexit

@@ -2,16 +2,16 @@
 """One run, one adapter: the same bytes on every SIMD instruction set, for every number of threads, however a step is
 split, with and without recompute, stopped and resumed, from every compiler.
 
-    LODROP_OTHER_BUILDS  further build folders, parted by blanks: other compilers, other optimisation levels. Only they,
-                         and the aarch64 build under qemu, are compared then: the rest needs none of them.
+Where LODROP_OTHER_BUILDS or LODROP_QEMU_BUILD is set (harness.py), only those builds are compared: the rest needs none
+of them.
 """
 import itertools
 import random
 import re
 
 from harness import (QEMU, adapter, expect, finish, metrics, must, other_builds, qemu_build, resume, scratch,
-                     shared_data, simd_isas, skip_missing_isas, train, write_completions, write_lines, write_model,
-                     write_texts)
+                     shared_data, simd_isas, skip, skip_missing_isas, train, write_completions, write_lines,
+                     write_model, write_texts)
 from refusals import RESOURCE
 
 STEPS = 30
@@ -239,6 +239,7 @@ def check_all(folder):
             check_builds(subject, builds)
             if qemu:
                 check_qemu(subject, qemu)
+        skip("same bits of this build by itself", "LODROP_OTHER_BUILDS or LODROP_QEMU_BUILD is set")
         return
     isas, lacking = simd_isas()
     skip_missing_isas("same bits", lacking)
