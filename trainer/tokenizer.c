@@ -120,6 +120,9 @@ const char *tokenizer_special_as_text(const struct tokenizer *t, const char *tex
     const json_t *value;
     const char *special;
     size_t i;
+    if (length == 0) { // no text: perhaps no pointer either
+        return NULL;
+    }
     for (i = 0; t->pieces && (special = sentence_pieces_control(t->pieces, i)); i++) {
         if (memmem(text, length, special, strlen(special))) {
             return special;

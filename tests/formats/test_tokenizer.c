@@ -91,6 +91,7 @@ static void both_files(void) {
     snprintf(folder, sizeof folder, "%s", temporary("both"));
     write_small_tokenizer("both/tokenizer.model", SMALL_BOS_EOS);
     CHECK(tokenizer_load(&t, folder, &f) && holds(t, "a<|say|>", NULL) && holds(t, "a</s>", "</s>"));
+    CHECK(!tokenizer_special_as_text(t, NULL, 0));
     tokenizer_free(t);
     write_text("both/tokenizer.json", "{\"added_tokens\": [{\"id\": 1, \"content\": \"<s>\"}, {}, {\"content\": \"\"},"
                                       " {\"id\": 291, \"content\": \"<|say|>\"}]}");
