@@ -246,12 +246,6 @@ static bool read_merges(struct reader *r, struct json_scope model) {
 
 // --- what else the file holds ---
 
-static bool refuse_flag(struct json_scope scope, const char *field, fault *f) {
-    bool set = false;
-    return json_get_bool(scope, field, JSON_OPTIONAL, &set, f) &&
-           (!set || json_fault(scope, field, f, "true is not supported"));
-}
-
 static bool read_added(struct reader *r, const json_t *added) {
     static const char *const refused[] = {"single_word", "lstrip", "rstrip"};
     const json_t *value;
@@ -263,7 +257,7 @@ static bool read_added(struct reader *r, const json_t *added) {
         struct bpe_added *one = &r->bpe->added[r->bpe->added_count++];
         one->token = id;
         for (size_t k = 0; k < sizeof refused / sizeof *refused; k++) {
-            if (!refuse_flag(scope, refused[k], r->f)) {
+            if (!json_refuse_true(scope, refused[k], r->f)) {
                 return false;
             }
         }
@@ -308,7 +302,7 @@ static bool read_digits(struct reader *r, struct json_scope step) {
 
 static bool read_byte_level(struct reader *r, struct json_scope step) {
     bool pattern = true;
-    return refuse_flag(step, "add_prefix_space", r->f) &&
+    return json_refuse_true(step, "add_prefix_space", r->f) &&
            json_get_bool(step, "use_regex", JSON_OPTIONAL, &pattern, r->f) &&
            (!pattern || splits_add(&r->bpe->splits, byte_level_pattern, false, r->file, "pre_tokenizer", r->f));
 }
@@ -439,7 +433,8 @@ static bool lacks_bytes(const struct bpe *b) {
 static bool read_settings(struct reader *r, struct json_scope model) {
     const char *unknown = NULL;
     double dropout = 0.0;
-    if (lacks_bytes(r->bpe) && (!refuse_flag(model, "byte_fallback", r->f) || !refuse_flag(model, "fuse_unk", r->f) ||
+    if (lacks_bytes(r->bpe) && (!json_refuse_true(model, "byte_fallback", r->f) ||
+                                !json_refuse_true(model, "fuse_unk", r->f) ||
                                 !json_get_string(model, "unk_token", JSON_OPTIONAL, &unknown, r->f))) {
         return false;
     }

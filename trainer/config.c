@@ -154,12 +154,6 @@ static bool read_tokens(struct model_config *config, struct json_scope scope, fa
     return true;
 }
 
-static bool refuse_true(struct json_scope scope, const char *field, fault *f) {
-    bool set = false;
-    return json_get_bool(scope, field, JSON_OPTIONAL, &set, f) &&
-           (!set || json_fault(scope, field, f, "true is not supported"));
-}
-
 static bool read_rate(struct json_scope scope, const char *field, double *rate, fault *f) {
     return json_get_number(scope, field, JSON_OPTIONAL, 0.0, 1.0, rate, f) &&
            (*rate < 1.0 || json_fault(scope, field, f, "is 1, must be below 1"));
@@ -181,7 +175,7 @@ static bool read_layers(struct model_config *config, struct json_scope scope, fa
     if (!(config->rms_norm_eps > 0.0 && config->rms_norm_eps < 1.0)) {
         return json_fault(scope, "rms_norm_eps", f, "is %g, must lie between 0 and 1", config->rms_norm_eps);
     }
-    return refuse_true(scope, "attention_bias", f) && refuse_true(scope, "mlp_bias", f);
+    return json_refuse_true(scope, "attention_bias", f) && json_refuse_true(scope, "mlp_bias", f);
 }
 
 static bool read_object(struct model_config *config, const json_t *root, const char *file, fault *f) {

@@ -13,6 +13,7 @@ enum { PROMPT_TOKENS = 512 }; // that run at once
 struct likely {
     float logit;
     uint32_t token;
+    double weight; // of the softmax, the first one's being 1
 };
 
 struct generator {
@@ -44,19 +45,20 @@ static uint32_t draw_token(struct generator *g, uint32_t draw) {
     double all = 0, sum = 0;
     uint32_t word;
     for (uint32_t i = 0; i < m->vocabulary; i++) {
-        g->list[i] = (struct likely){g->logits[i], i};
+        g->list[i] = (struct likely){.logit = g->logits[i], .token = i};
     }
     qsort(g->list, m->vocabulary, sizeof *g->list, likeliest_first);
     for (size_t i = 0; i < count; i++) {
-        all += number_exp(((double)g->list[i].logit - g->list[0].logit) / m->temperature);
+        g->list[i].weight = number_exp(((double)g->list[i].logit - g->list[0].logit) / m->temperature);
+        all += g->list[i].weight;
     }
     while (kept < count && sum < m->nucleus * all) {
-        sum += number_exp(((double)g->list[kept++].logit - g->list[0].logit) / m->temperature);
+        sum += g->list[kept++].weight;
     }
     lod_random(m->seed, g->site, draw, 0, 1, &word);
     double at = (word + 0.5) / 4294967296.0 * sum, before = 0;
     for (size_t i = 0; i + 1 < kept; i++) {
-        before += number_exp(((double)g->list[i].logit - g->list[0].logit) / m->temperature);
+        before += g->list[i].weight;
         if (at < before) {
             return g->list[i].token;
         }

@@ -187,3 +187,9 @@ bool json_get_object(struct json_scope s, const char *field, enum json_need need
     *value = found;
     return true;
 }
+
+bool json_refuse_true(struct json_scope s, const char *field, fault *f) {
+    bool set = false;
+    return json_get_bool(s, field, JSON_OPTIONAL, &set, f) &&
+           (!set || json_fault(s, field, f, "true is not supported"));
+}

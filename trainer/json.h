@@ -35,6 +35,9 @@ bool json_get_number(struct json_scope s, const char *field, enum json_need need
 bool json_get_array(struct json_scope s, const char *field, enum json_need need, const json_t **value, fault *f);
 bool json_get_object(struct json_scope s, const char *field, enum json_need need, const json_t **value, fault *f);
 
+// A fault where the field, if there is one, is true.
+bool json_refuse_true(struct json_scope s, const char *field, fault *f);
+
 // The field is there and not null.
 bool json_has(struct json_scope s, const char *field);
 

@@ -147,6 +147,16 @@ static void choices_apart(void) {
     tokenizer_free(t);
 }
 
+// What is loaded of a file, or NULL and f.
+static struct bpe *parsed(json_t *root, fault *f) {
+    char *text = json_dumps(root, 0);
+    struct bpe *b;
+    bpe_parse(&b, text, strlen(text), "t.json", f);
+    free(text);
+    json_decref(root);
+    return b;
+}
+
 // One field of the small file, as a path of names and indices, becomes this; NULL: is gone. What was loaded, or NULL.
 static struct bpe *changed(const char *path, const char *value, fault *f) {
     json_t *root = small_file(), *place = root;
@@ -163,12 +173,7 @@ static struct bpe *changed(const char *path, const char *value, fault *f) {
     } else {
         json_object_del(place, name);
     }
-    char *text = json_dumps(root, 0);
-    struct bpe *b;
-    bpe_parse(&b, text, strlen(text), "t.json", f);
-    free(text);
-    json_decref(root);
-    return b;
+    return parsed(root, f);
 }
 
 // A Sequence of Split with a pattern and ByteLevel without its own.
@@ -251,12 +256,7 @@ static struct bpe *without_x(const char *field, const char *value, fault *f) {
     json_t *root = small_file(), *model = json_object_get(root, "model");
     json_object_del(json_object_get(model, "vocab"), "x");
     json_object_set_new(model, field, json_loads(value, JSON_DECODE_ANY, NULL));
-    char *text = json_dumps(root, 0);
-    struct bpe *b;
-    bpe_parse(&b, text, strlen(text), "t.json", f);
-    free(text);
-    json_decref(root);
-    return b;
+    return parsed(root, f);
 }
 
 // A byte without a token is left out, and what it parted may merge, or unk_token stands for it.
