@@ -21,53 +21,63 @@ LOD_INLINE void prefetch(const float *row, size_t n) {
 
 // --- Packing ---
 
-// Up to 16 rows; returns what the probe gathers.
-LOD_INLINE v16 pack_strip(const lod_attention_pack_args *a, size_t first, size_t count, float *out) {
-    const size_t d16 = padded(a->n);
+// Up to 16 rows.
+LOD_INLINE void pack_strip(const lod_attention_pack_args *a, size_t first, size_t count, float *out) {
+    const size_t n = a->n, d16 = padded(n), ldx = a->ldx, rows = a->count;
+    const uint32_t *index = a->index;
+    const float *x = a->x;
     const v16 scale = v16_set1(a->scale);
-    v16 probe = v16_zero();
-    for (size_t i = 0; i < count; i++) {
-        const size_t ahead = first + i + PREFETCH_ROWS;
-        const float *x = a->x + (a->index ? a->index[first + i] : first + i) * a->ldx;
-        if (ahead < a->count) prefetch(a->x + (a->index ? a->index[ahead] : ahead) * a->ldx, a->n);
-        for (size_t d = 0; d < a->n; d += 16) {
-            size_t left = a->n - d;
-            v16 y = v16_mul(v16_load_row(x + d, left), scale);
-            y = left < 16 ? v16_keep(m16_first(left), y) : y;
-            probe = v16_fma(y, v16_zero(), probe);
-            v16_store(out + i * d16 + d, y);
+    for (size_t i = first; i < first + count; i++, out += d16) {
+        const size_t ahead = i + PREFETCH_ROWS;
+        const float *row = x + (index ? index[i] : i) * ldx;
+        if (ahead < rows) prefetch(x + (index ? index[ahead] : ahead) * ldx, n);
+        for (size_t d = 0; d < n; d += 16) {
+            const size_t left = n - d;
+            const v16 y = v16_mul(v16_load_row(row + d, left), scale);
+            v16_store(out + d, left < 16 ? v16_keep(m16_first(left), y) : y);
         }
     }
-    return probe;
+}
+
+// NaN if one of n floats is not finite, else 0. Four chains: one would take longer than the packing.
+LOD_INLINE float probe_of(const float *x, size_t n) {
+    const v16 zero = v16_zero();
+    v16 sum0 = zero, sum1 = zero, sum2 = zero, sum3 = zero;
+    for (; n >= 64; n -= 64, x += 64) {
+        sum0 = v16_fma(v16_load(x), zero, sum0), sum1 = v16_fma(v16_load(x + 16), zero, sum1);
+        sum2 = v16_fma(v16_load(x + 32), zero, sum2), sum3 = v16_fma(v16_load(x + 48), zero, sum3);
+    }
+    for (; n; n -= 16, x += 16) sum0 = v16_fma(v16_load(x), zero, sum0);
+    return v16_sum(v16_add(v16_add(sum0, sum1), v16_add(sum2, sum3)));
 }
 
 void LOD_VARIANT(attention_pack_f32)(const lod_attention_pack_args *a) {
     const size_t d16 = padded(a->n);
     float buffer[16 * LOD_HEAD_DIM_MAX];
-    v16 probe = v16_zero();
     for (size_t i = 0; i < a->count; i += 16) {
         const size_t count = a->count - i < 16 ? a->count - i : 16;
         const bool buffered = !a->rows || (a->panels && count < 16); // a panel takes 16 rows
         float *rows = a->rows ? a->rows + i * d16 : NULL, *strip = buffered ? buffer : rows;
-        probe = v16_add(probe, pack_strip(a, i, count, strip));
+        pack_strip(a, i, count, strip);
+        if (a->probe) *a->probe += probe_of(strip, count * d16);
         if (buffered && rows) memcpy(rows, strip, count * d16 * sizeof *rows);
         if (!a->panels) continue;
         if (count < 16) memset(buffer + count * d16, 0, (16 - count) * d16 * sizeof *buffer);
         for (size_t d = 0; d < d16; d += 16) v16_transpose(strip + d, d16, a->panels + i * d16 + d * 16, 16);
     }
-    if (a->probe) *a->probe += v16_sum(probe);
 }
 
 void LOD_VARIANT(attention_unpack_f32)(const lod_attention_unpack_args *a) {
-    const size_t d16 = padded(a->n);
+    const size_t n = a->n, d16 = padded(n), ldx = a->ldx, count = a->count;
+    const uint32_t *index = a->index;
+    const float *rows = a->rows;
     const v16 scale = v16_set1(a->scale);
-    for (size_t i = 0; i < a->count; i++) {
+    for (size_t i = 0; i < count; i++, rows += d16) {
         const size_t ahead = i + PREFETCH_ROWS;
-        float *x = a->x + (a->index ? a->index[i] : i) * a->ldx;
-        if (ahead < a->count) prefetch(a->x + (a->index ? a->index[ahead] : ahead) * a->ldx, a->n);
-        for (size_t d = 0; d < a->n; d += 16) {
-            v16 y = v16_add(v16_load(a->rows + i * d16 + d), v16_zero());
-            v16_store_row(x + d, v16_mul(y, scale), a->n - d);
+        float *x = a->x + (index ? index[i] : i) * ldx;
+        if (ahead < count) prefetch(a->x + (index ? index[ahead] : ahead) * ldx, n);
+        for (size_t d = 0; d < n; d += 16) {
+            v16_store_row(x + d, v16_mul(v16_add(v16_load(rows + d), v16_zero()), scale), n - d);
         }
     }
 }
