@@ -19,26 +19,16 @@ METHODS = {
     "cost-everywhere-hiddenkey-minus": Method("dropkey", RATE, flags=ALL_LAYERS),
     "cost-everywhere-hiddenkey": Method("dropkey", RATE, flags=(*ALL_LAYERS, "--consistency", "kl")),
     "cost-lora-dropout": LORA_DROPOUT,
-    "cost-lora-dropout-apart": LORA_DROPOUT,
+    "cost-lora-dropout-apart": replace(step.METHODS["step-lora-dropout-apart"], ways=()),
     "cost-later": Method("lora", flags=LATER_HALF),
     "cost-later-lora-dropout": replace(LORA_DROPOUT, flags=LORA_DROPOUT.flags + LATER_HALF),
 }
-MEMORY_LIMITS = {"cost-lora-dropout-apart": 1.15}  # over that of the base: too little for two instances at once
 
 
 def with_bases(cases):
     """And those whose time theirs is told as a multiple of."""
     bases = {report.CASES[case].over for case in cases}
     return [case for case in METHODS if case in cases or case in bases]
-
-
-def limited(case, told):
-    """The method of a case, kept to a multiple of what its base took in memory."""
-    method, limit = METHODS[case], MEMORY_LIMITS.get(case)
-    if not limit:
-        return method
-    base = max(memory for _, memory in told[report.CASES[case].over])
-    return replace(method, flags=(*method.flags, "--memory-limit", int(limit * base)))
 
 
 def make_row(work, case, setting, told):
@@ -59,5 +49,5 @@ def measure_work(build, folder, work, cases, setting, rounds, _):
     steps.make_model()
     for _ in range(rounds):
         for case in with_bases(cases):
-            runs.setdefault(case, []).append(step.measured(steps.lodrop(limited(case, runs), "F32")))
+            runs.setdefault(case, []).append(step.measured(steps.lodrop(METHODS[case], "F32")))
     return [make_row(work, case, setting, runs) for case in runs]

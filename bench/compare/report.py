@@ -32,6 +32,7 @@ CASES = {
     "step-hiddenkey-minus": Case("steps", f"HiddenKey-, {DROPOUT_RATE}"),
     "step-hiddenkey": Case("steps", f"HiddenKey, {DROPOUT_RATE}"),
     "step-lora-dropout": Case("steps", f"LoRA Dropout, {COLUMN_RATE}, 4 instances"),
+    "step-lora-dropout-apart": Case("steps", f"LoRA Dropout, {COLUMN_RATE}, 4 instances one by one"),
     "cost": Case("costs", "LoRA"),
     "cost-hiddenkey-minus": Case("costs", f"HiddenKey-, {DROPOUT_RATE}", "cost"),
     "cost-hiddenkey": Case("costs", f"HiddenKey, {DROPOUT_RATE}", "cost-hiddenkey-minus"),

@@ -5,6 +5,7 @@ of random weights is made on the spot. Only Python's standard library: PyTorch s
 Memory is the peak of the process's resident set, for both as the system tells it to the parent when the process ends;
 the parent's own counts in it (processes inherit that peak), so the parent stays small.
 """
+import functools
 import hashlib
 import json
 import os
@@ -36,6 +37,7 @@ class Method:
     stored: tuple = ("F32",)  # weights
     counted: bool = False  # by Work.flops(): all its products, once
     drops_states: bool = False  # of the frozen model: so losses differ from the first step on
+    memory_limit: float = None  # of lodrop-train, over what LoRA takes: how many instances run at once
 
     def command(self):
         rate = () if self.rate is None else ("--rate", self.rate)
@@ -47,11 +49,13 @@ class Method:
 
 
 HIDDENKEY = {"rate": report.DROPOUT_RATE, "ways": ("eager", "SDPA"), "drops_states": True}
+LORA_DROPOUT = {"rate": report.COLUMN_RATE, "flags": ("--instances", INSTANCES)}
 METHODS = {
     "step": Method("lora-input-dropout", report.DROPOUT_RATE, stored=("F32", "BF16"), counted=True),
     "step-hiddenkey-minus": Method("hiddenkey-minus", **HIDDENKEY),
     "step-hiddenkey": Method("hiddenkey", **HIDDENKEY, flags=("--consistency-weight", CONSISTENCY_WEIGHT)),
-    "step-lora-dropout": Method("lora-dropout", report.COLUMN_RATE, ("passes", "stacked"), ("--instances", INSTANCES)),
+    "step-lora-dropout": Method("lora-dropout", **LORA_DROPOUT, ways=("stacked",)),
+    "step-lora-dropout-apart": Method("lora-dropout", **LORA_DROPOUT, ways=("passes",), memory_limit=1.15),
 }
 
 
@@ -142,19 +146,27 @@ class Steps:
 
     def lodrop(self, method, stored):
         """Seconds of each step, loss of each step, peak memory."""
+        limit = self.memory_flags(method)
         output = self.folder / "output"
         shutil.rmtree(output, ignore_errors=True)  # of a run that was stopped
         flags = {"model": self.folder / stored, "data": self.folder / "examples.jsonl", "output": output,
                  "lora-r": RANK, "lora-alpha": ALPHA, "batch-size": self.work.batch, "max-length": self.work.tokens,
                  "learning-rate": LEARNING_RATE, "max-steps": WARM_UP_STEPS + self.work.steps,
                  "threads": self.threads}
-        command = [self.build / "lodrop-train", *method.command()]
+        command = [self.build / "lodrop-train", *method.command(), *limit]
         for name, value in flags.items():
             command += [f"--{name}", value]
         memory = run(command, self.folder / "lodrop.log", self.environment)
         told = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         tokens = self.work.batch * self.work.tokens
         return [tokens / t["tokens_per_second"] for t in told], [t["loss"] for t in told], memory
+
+    @functools.cached_property
+    def lora_memory(self):
+        return self.lodrop(Method("lora"), "F32")[2]
+
+    def memory_flags(self, method):
+        return ["--memory-limit", int(method.memory_limit * self.lora_memory)] if method.memory_limit else []
 
     def transformers(self, method, way):
         settings = peer_settings(method, way) | {"learning_rate": LEARNING_RATE, "threads": self.threads,

@@ -5,6 +5,7 @@ import math
 import pathlib
 import sys
 import tempfile
+from types import SimpleNamespace
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "compare"))
 import cost
@@ -116,8 +117,11 @@ def check_costs():
     expect_equal("columns of costs", head[3:], ["tokens/s", "GiB", "beside", "time", "memory"])
     expect_equal("a cost", lines[1][4:], ["0.00", "LoRA", "2.50 x [2.25, 2.75]", "1.50 x"])
     expect_equal("what others are beside", lines[0][5:], ["-", "-", "-"])
-    expect_equal("limited memory", cost.limited("cost-lora-dropout-apart", told).command()[-2:], ["--memory-limit", 114])
-    expect_equal("unlimited memory", cost.limited("cost-lora-dropout", told), cost.LORA_DROPOUT)
+    measured = SimpleNamespace(lora_memory=100)
+    for methods, apart, together in ((step.METHODS, "step-lora-dropout-apart", "step-lora-dropout"),
+                                     (cost.METHODS, "cost-lora-dropout-apart", "cost-lora-dropout")):
+        expect_equal(apart, step.Steps.memory_flags(measured, methods[apart]), ["--memory-limit", 114])
+        expect_equal(together, step.Steps.memory_flags(measured, methods[together]), [])
     for case, method in {**step.METHODS, **cost.METHODS}.items():
         expect_equal(f"{case} has a title in its table", report.CASES[case].table,
                      "steps" if case in step.METHODS else "costs")
